@@ -1,0 +1,266 @@
+/* vkmoe: mixture-of-experts language models on any Vulkan GPU, with only the experts in use on the device.
+ *
+ * Usage in eight lines (examples/hello.c is the whole program):
+ *   vkmoe_open(&ctx, NULL, &err);
+ *   vkmoe_device_open(&dev, ctx, NULL, &err);
+ *   vkmoe_model_open(&model, dev, "model.gguf", NULL, &err);
+ *   vkmoe_session_create(&ses, model, NULL, &err);
+ *   vkmoe_tokenize(model, text, n_bytes, false, &ids, &n, &err);
+ *   vkmoe_session_feed(ses, ids, n, &err);
+ *   vkmoe_sample(sampler, vkmoe_session_logits(ses), n_vocab, n_vocab, &token, &err);
+ *   ...
+ * Ownership: a context outlives its devices, a device its models, a model its sessions. Close in reverse order.
+ * Closing NULL is fine.
+ * Errors: every function that can fail returns a status and fills *err (may be NULL) with one line that says
+ * what failed, where and with which value. Output pointers are set to NULL first and written only on success.
+ * Threads: objects of one context may be used from one thread at a time. The library never exits, prints or
+ * reads the environment. */
+#ifndef VKMOE_H
+#define VKMOE_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+#if defined(VKMOE_BUILD_SHARED) && !defined(_WIN32)
+#define VKMOE_API __attribute__((visibility("default")))
+#else
+#define VKMOE_API
+#endif
+
+#define VKMOE_VERSION_MAJOR 0
+#define VKMOE_VERSION_MINOR 1
+#define VKMOE_VERSION_PATCH 0
+
+/* ---- status ------------------------------------------------------------------------------------------------ */
+
+/* X(enumerator, value, text) */
+#define VKMOE_STATUS_LIST(X)                                                                                         \
+    X(VKMOE_OK, 0, "success")                                                                                        \
+    X(VKMOE_ERR_ARGUMENT, 1, "invalid argument")                                                                     \
+    X(VKMOE_ERR_MEMORY, 2, "out of memory")                                                                          \
+    X(VKMOE_ERR_IO, 3, "input or output error")                                                                      \
+    X(VKMOE_ERR_FORMAT, 4, "malformed file")                                                                         \
+    X(VKMOE_ERR_UNSUPPORTED, 5, "not supported")                                                                     \
+    X(VKMOE_ERR_NO_DEVICE, 6, "no usable Vulkan device")                                                             \
+    X(VKMOE_ERR_DEVICE, 7, "Vulkan device error")                                                                    \
+    X(VKMOE_ERR_DEVICE_LOST, 8, "Vulkan device lost")                                                                \
+    X(VKMOE_ERR_TIMEOUT, 9, "Vulkan device timed out")                                                               \
+    X(VKMOE_ERR_CONTEXT_FULL, 10, "context full")                                                                    \
+    X(VKMOE_ERR_NUMERIC, 11, "non-finite result")                                                                    \
+    X(VKMOE_ERR_LIMIT, 12, "resource limit exceeded")
+
+enum vkmoe_status {
+#define VKMOE_X(name, value, text) name = value,
+    VKMOE_STATUS_LIST(VKMOE_X)
+#undef VKMOE_X
+};
+
+struct vkmoe_err {
+    enum vkmoe_status status;
+    char message[512]; /* one line, no newline, NUL-terminated */
+};
+
+/* Text of a status; never NULL. */
+VKMOE_API const char *vkmoe_status_text(enum vkmoe_status status);
+
+/* Library version as "major.minor.patch". */
+VKMOE_API const char *vkmoe_version(void);
+
+/* ---- context and log ---------------------------------------------------------------------------------------- */
+
+enum vkmoe_log_level { VKMOE_LOG_DEBUG, VKMOE_LOG_INFO, VKMOE_LOG_WARN, VKMOE_LOG_ERROR };
+
+/* Receives one line without a newline. Called on the thread that uses the library or on a driver's thread. */
+typedef void (*vkmoe_log_fn)(void *user, enum vkmoe_log_level level, const char *line);
+
+struct vkmoe_context;
+typedef struct vkmoe_context vkmoe_context;
+
+struct vkmoe_params {
+    vkmoe_log_fn log;      /* NULL: silent */
+    void *log_user;
+    const char *cache_dir; /* pipeline caches; NULL: none are read or written */
+    bool validation;       /* core, synchronisation and queue-submit validation, where the layer is installed */
+};
+
+/* Loads Vulkan and lists its devices.
+ *
+ * params: NULL for defaults. Errors: VKMOE_ERR_NO_DEVICE when no Vulkan loader or driver is installed. */
+VKMOE_API enum vkmoe_status vkmoe_open(vkmoe_context **out, const struct vkmoe_params *params, struct vkmoe_err *err);
+VKMOE_API void vkmoe_close(vkmoe_context *ctx);
+
+/* ---- devices ------------------------------------------------------------------------------------------------ */
+
+struct vkmoe_device_info {
+    uint32_t index;
+    char name[256];
+    char driver[256];        /* driver name */
+    char driver_version[256];
+    char api_version[32];
+    const char *type;        /* "discrete", "integrated", "virtual", "cpu" or "other" */
+    uint64_t heap_bytes;     /* largest device-local heap */
+    uint64_t free_bytes;     /* of that heap, by VK_EXT_memory_budget; 0: unknown */
+    uint32_t subgroup_size;
+    bool usable;
+    char refused[256];       /* the one thing that is missing, "" when usable */
+};
+
+VKMOE_API uint32_t vkmoe_device_count(const vkmoe_context *ctx);
+
+/* Facts about device `index`; NULL when out of range. Owned by the context. */
+VKMOE_API const struct vkmoe_device_info *vkmoe_device_get(const vkmoe_context *ctx, uint32_t index);
+
+/* One JSON object with everything known about the device: heaps, limits, features, kernels it will use.
+ *
+ * The string belongs to the caller: vkmoe_free. */
+VKMOE_API enum vkmoe_status vkmoe_device_json(const vkmoe_context *ctx, uint32_t index, char **json,
+                                              struct vkmoe_err *err);
+
+struct vkmoe_device;
+typedef struct vkmoe_device vkmoe_device;
+
+struct vkmoe_device_params {
+    const char *device; /* index as digits, or part of a name in any case; NULL: the best usable device */
+    const char *caps;   /* clamp list such as "-f16,-subgroup,range=1M"; NULL: none (docs/DEVICES.md) */
+};
+
+VKMOE_API enum vkmoe_status vkmoe_device_open(vkmoe_device **out, vkmoe_context *ctx,
+                                              const struct vkmoe_device_params *params, struct vkmoe_err *err);
+VKMOE_API void vkmoe_device_close(vkmoe_device *dev);
+VKMOE_API const struct vkmoe_device_info *vkmoe_device_facts(const vkmoe_device *dev);
+
+/* ---- model -------------------------------------------------------------------------------------------------- */
+
+struct vkmoe_model;
+typedef struct vkmoe_model vkmoe_model;
+
+struct vkmoe_model_params {
+    bool lazy_experts; /* load each expert when a token first asks for it instead of all at the start */
+    void (*progress)(void *user, uint64_t done_bytes, uint64_t total_bytes); /* NULL: none */
+    void *progress_user;
+};
+
+struct vkmoe_model_info {
+    uint32_t vocab_size;
+    uint32_t n_layers;
+    uint32_t n_experts;      /* routed, per layer */
+    uint32_t n_experts_used; /* routed, per token */
+    uint32_t n_shared;       /* shared experts per layer */
+    uint32_t n_ctx_train;
+    int32_t eos_token;       /* -1: none */
+    uint64_t dense_bytes;    /* device bytes of weights that every token uses */
+    uint64_t expert_bytes;   /* device bytes of one slot */
+    uint32_t n_slots;
+    uint32_t n_segments;
+};
+
+/* Opens a GGUF file and places its dense weights and experts on the device. */
+VKMOE_API enum vkmoe_status vkmoe_model_open(vkmoe_model **out, vkmoe_device *dev, const char *path,
+                                             const struct vkmoe_model_params *params, struct vkmoe_err *err);
+VKMOE_API void vkmoe_model_close(vkmoe_model *model);
+VKMOE_API const struct vkmoe_model_info *vkmoe_model_facts(const vkmoe_model *model);
+
+/* True for tokens that end a text. */
+VKMOE_API bool vkmoe_token_is_end(const vkmoe_model *model, int32_t token);
+
+/* Text to token ids.
+ *
+ * text: n_bytes bytes, any bytes. parse_special: names of special tokens in the text become those tokens.
+ * *ids belongs to the caller: vkmoe_free. */
+VKMOE_API enum vkmoe_status vkmoe_tokenize(const vkmoe_model *model, const char *text, size_t n_bytes,
+                                           bool parse_special, int32_t **ids, size_t *n_ids, struct vkmoe_err *err);
+
+/* Bytes of one token (not NUL-terminated; may be part of a UTF-8 character). Ids without a string: 0 bytes.
+ * The pointer belongs to the model. */
+VKMOE_API size_t vkmoe_token_bytes(const vkmoe_model *model, int32_t token, const char **bytes);
+
+VKMOE_API void vkmoe_free(void *p);
+
+/* ---- session ------------------------------------------------------------------------------------------------ */
+
+struct vkmoe_session;
+typedef struct vkmoe_session vkmoe_session;
+
+enum vkmoe_kv_type { VKMOE_KV_F16, VKMOE_KV_F32 };
+
+struct vkmoe_session_params {
+    uint32_t n_ctx;   /* positions; 0: the model's training context, at most 4096 */
+    uint32_t n_chunk; /* prefill chunk in tokens; 0: 512 or what the device's limits allow */
+    enum vkmoe_kv_type kv_k, kv_v;
+};
+
+VKMOE_API enum vkmoe_status vkmoe_session_create(vkmoe_session **out, vkmoe_model *model,
+                                                 const struct vkmoe_session_params *params, struct vkmoe_err *err);
+VKMOE_API void vkmoe_session_destroy(vkmoe_session *ses);
+
+/* Appends n tokens to the context. Afterwards vkmoe_session_logits holds those after the last of them.
+ *
+ * Errors: VKMOE_ERR_CONTEXT_FULL (nothing was fed), VKMOE_ERR_ARGUMENT for n == 0 or an id outside the
+ * vocabulary (nothing was fed), VKMOE_ERR_NUMERIC for non-finite logits. After a device error the session
+ * answers every call with that error. */
+VKMOE_API enum vkmoe_status vkmoe_session_feed(vkmoe_session *ses, const int32_t *tokens, size_t n,
+                                               struct vkmoe_err *err);
+
+/* Receives the logits (vocab_size floats, valid during the call) after token `index` of the feed.
+ * Returning false ends the feed early; the context then still holds all tokens of the chunk. */
+typedef bool (*vkmoe_logits_fn)(void *user, size_t index, const float *logits);
+
+/* As vkmoe_session_feed, and hands over the logits of every position. */
+VKMOE_API enum vkmoe_status vkmoe_session_feed_all(vkmoe_session *ses, const int32_t *tokens, size_t n,
+                                                   vkmoe_logits_fn fn, void *user, struct vkmoe_err *err);
+
+/* vocab_size floats after the last token fed; NULL before the first. Owned by the session, valid until the next
+ * call on it. */
+VKMOE_API const float *vkmoe_session_logits(const vkmoe_session *ses);
+
+VKMOE_API uint32_t vkmoe_session_position(const vkmoe_session *ses);
+VKMOE_API uint32_t vkmoe_session_n_ctx(const vkmoe_session *ses);
+
+/* Forgets all tokens. */
+VKMOE_API void vkmoe_session_reset(vkmoe_session *ses);
+
+struct vkmoe_session_stats {
+    uint64_t submits, waits, halts; /* queue submits, host waits, and submits that stopped at an absent expert */
+    uint64_t kv_bytes, state_bytes; /* on the device */
+};
+
+VKMOE_API void vkmoe_session_get_stats(const vkmoe_session *ses, struct vkmoe_session_stats *stats);
+
+/* ---- sampling ----------------------------------------------------------------------------------------------- */
+
+struct vkmoe_sampler;
+typedef struct vkmoe_sampler vkmoe_sampler;
+
+struct vkmoe_sampler_params {
+    float temp;           /* 0: greedy, ties to the lower id */
+    int32_t top_k;        /* 0: all */
+    float top_p;          /* 1: off */
+    float min_p;          /* 0: off */
+    float repeat_penalty; /* 1: off; over the last 64 accepted tokens */
+    uint64_t seed;
+};
+
+/* llama.cpp's defaults: temp 0.8, top_k 40, top_p 0.95, min_p 0.05, repeat_penalty 1. */
+VKMOE_API void vkmoe_sampler_defaults(struct vkmoe_sampler_params *params);
+VKMOE_API enum vkmoe_status vkmoe_sampler_create(vkmoe_sampler **out, const struct vkmoe_sampler_params *params,
+                                                 struct vkmoe_err *err);
+VKMOE_API void vkmoe_sampler_destroy(vkmoe_sampler *s);
+
+/* Next token for n logits, and remembers it for the repeat penalty. The same seed and logits give the same
+ * token on every machine. n_allowed: ids from n_allowed on are never drawn (rows without a string).
+ * Errors: VKMOE_ERR_NUMERIC when no allowed logit is finite; VKMOE_ERR_MEMORY. */
+VKMOE_API enum vkmoe_status vkmoe_sample(vkmoe_sampler *s, const float *logits, uint32_t n, uint32_t n_allowed,
+                                         int32_t *token, struct vkmoe_err *err);
+
+/* Tells the sampler of a token it did not draw (prompt, forced text). */
+VKMOE_API void vkmoe_sampler_accept(vkmoe_sampler *s, int32_t token);
+
+#ifdef __cplusplus
+}
+#endif
+#endif

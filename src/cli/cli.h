@@ -1,0 +1,60 @@
+/* What every subcommand shares: the table of commands, option parsing, error lines, exit status. */
+#ifndef CLI_H
+#define CLI_H
+
+#include "core/status.h"
+
+enum { CLI_GOOD = 0, CLI_FAILED = 1, CLI_USAGE = 2 };
+
+struct cli_cmd {
+    const char *name;
+    const char *summary;  /* one line for `vkmoe --help` */
+    const char *synopsis; /* behind "vkmoe NAME " */
+    const char *example;  /* whole lines */
+    int (*run)(const struct cli_cmd *cmd, int argc, char **argv); /* argv[0] is the command's name; returns the exit status */
+};
+
+extern const struct cli_cmd cli_devices, cli_convert, cli_inspect, cli_tokenize, cli_run, cli_logits, cli_eval;
+
+enum cli_kind { CLI_FLAG /* bool */, CLI_STR /* const char * */, CLI_INT /* int64_t */, CLI_FLOAT /* double */ };
+
+struct cli_opt {
+    const char *names; /* "-n|--n-predict": every spelling, shown in --help as is */
+    enum cli_kind kind;
+    void *dst;         /* holds the default before parsing */
+    const char *arg;   /* name of the value in --help; NULL for flags */
+    const char *help;
+    double min, max;   /* of CLI_INT and CLI_FLOAT; both 0: any */
+};
+
+/* Parses argv[1..]. Ends with an entry whose names is NULL. Positional arguments are moved to argv[0..*n_pos-1] (n_pos
+ * NULL: none allowed; "-" alone is positional, "--" ends options). --help prints synopsis, options and example.
+ * Returns -1 to go on, else the exit status to return at once. */
+int cli_parse(const struct cli_cmd *cmd, const struct cli_opt *opts, int argc, char **argv, int *n_pos);
+
+/* "vkmoe: message" on stderr; returns CLI_FAILED. */
+int cli_error(const struct vkmoe_err *err);
+/* One line "vkmoe NAME: ...; try vkmoe NAME --help" on stderr; returns CLI_USAGE. */
+int cli_usage(const struct cli_cmd *cmd, const char *fmt, ...) COR_PRINTF(2, 3);
+
+/* The file of -m, or the bundled model: beside the program, in the build or source tree, or installed. path: 4096 bytes. */
+enum vkmoe_status cli_model_path(const char *m, char *path, struct vkmoe_err *err);
+
+/* Text of -p, -f FILE or "-" (stdin); *text is cor_free'd by the caller. Exactly one source must be given. */
+enum vkmoe_status cli_read_text(const char *p, const char *f, char **text, size_t *n, struct vkmoe_err *err);
+/* "1,2,3" to ids; *ids is cor_free'd by the caller. */
+enum vkmoe_status cli_parse_ids(const char *list, int32_t **ids, size_t *n, struct vkmoe_err *err);
+
+/* Progress bar with an estimate on a terminal, nothing elsewhere. Fits the progress callbacks; user: struct cli_progress. */
+struct cli_progress {
+    const char *what;
+    uint64_t start_ns, last_ns;
+    bool shown;
+};
+void cli_progress_step(void *user, uint64_t done, uint64_t total);
+void cli_progress_end(struct cli_progress *p);
+
+/* String as JSON with quotes to stdout; invalid UTF-8 becomes U+FFFD. */
+void cli_json_string(const char *s, size_t n);
+
+#endif

@@ -1,0 +1,90 @@
+/* GGUF files, versions 2 and 3, little-endian: reading the index with every count checked, and writing.
+ * Owns the file format; knows nothing of what the tensors mean (config.h, model.h). */
+#ifndef MDL_GGUF_H
+#define MDL_GGUF_H
+
+#include "core/os.h"
+#include "model/quant.h"
+
+#define MDL_GGUF_MAX_DIMS 4
+
+enum mdl_gguf_type { /* value types of metadata, GGUF's numbers */
+    MDL_GGUF_U8, MDL_GGUF_I8, MDL_GGUF_U16, MDL_GGUF_I16, MDL_GGUF_U32, MDL_GGUF_I32, MDL_GGUF_F32, MDL_GGUF_BOOL,
+    MDL_GGUF_STRING, MDL_GGUF_ARRAY, MDL_GGUF_U64, MDL_GGUF_I64, MDL_GGUF_F64
+};
+
+struct mdl_str { /* bytes inside the index; not NUL-terminated */
+    const char *p;
+    uint64_t n;
+};
+
+struct mdl_kv {
+    const char *key; /* NUL-terminated */
+    enum mdl_gguf_type type;
+    enum mdl_gguf_type elem_type; /* of arrays */
+    uint64_t count;               /* elements of an array, else 1 */
+    union {
+        uint64_t u;   /* U8 .. U64, BOOL */
+        int64_t i;    /* I8 .. I64 */
+        double f;     /* F32, F64 */
+        struct mdl_str s;
+        const void *array;          /* numbers as they stand in the file (any alignment) */
+        const struct mdl_str *strs; /* arrays of strings */
+    } v;
+};
+
+struct mdl_tensor {
+    const char *name;
+    uint32_t gguf_type;  /* the number in the file */
+    enum mdl_type type;  /* valid when known */
+    bool known;          /* the type is one of mdl_type; others are listed but cannot be read */
+    uint32_t n_dims;
+    uint64_t dims[MDL_GGUF_MAX_DIMS]; /* dims[0] is the row length, fastest; unused ones are 1 */
+    uint64_t file_off;   /* absolute, bytes */
+    uint64_t bytes;      /* 0 when !known */
+};
+
+struct mdl_gguf {
+    struct cor_file *file;
+    uint32_t version;
+    uint32_t alignment;
+    uint64_t n_kv, n_tensors;
+    struct mdl_kv *kv;
+    struct mdl_tensor *tensors; /* in file order */
+    uint64_t data_off;
+    /* private */
+    char *index; /* header bytes, from the start of the file to data_off */
+    void *arena;
+};
+
+enum vkmoe_status mdl_gguf_open(struct mdl_gguf **out, const char *path, struct vkmoe_err *err);
+void mdl_gguf_close(struct mdl_gguf *g);
+
+const struct mdl_kv *mdl_gguf_find(const struct mdl_gguf *g, const char *key);          /* NULL: absent */
+const struct mdl_tensor *mdl_gguf_tensor(const struct mdl_gguf *g, const char *name);   /* NULL: absent */
+/* Typed look-ups. Any integer type is accepted where the value fits. Absent or wrong type: an error that names file and key. */
+enum vkmoe_status mdl_gguf_u32(const struct mdl_gguf *g, const char *key, uint32_t *v, struct vkmoe_err *err);
+enum vkmoe_status mdl_gguf_f32(const struct mdl_gguf *g, const char *key, float *v, struct vkmoe_err *err);
+enum vkmoe_status mdl_gguf_bool(const struct mdl_gguf *g, const char *key, bool *v, struct vkmoe_err *err);
+enum vkmoe_status mdl_gguf_str(const struct mdl_gguf *g, const char *key, struct mdl_str *v, struct vkmoe_err *err);
+/* The whole tensor, or a part of it, as the file's bytes. */
+enum vkmoe_status mdl_gguf_read(const struct mdl_gguf *g, const struct mdl_tensor *t, uint64_t off, void *dst, size_t n,
+                                struct vkmoe_err *err);
+
+/* Writing: declare all keys and tensors, then append the data of each tensor in the order declared, then commit. */
+struct mdl_gguf_writer;
+enum vkmoe_status mdl_gguf_create(struct mdl_gguf_writer **out, const char *path, struct vkmoe_err *err);
+enum vkmoe_status mdl_gguf_put_u32(struct mdl_gguf_writer *w, const char *key, uint32_t v, struct vkmoe_err *err);
+enum vkmoe_status mdl_gguf_put_f32(struct mdl_gguf_writer *w, const char *key, float v, struct vkmoe_err *err);
+enum vkmoe_status mdl_gguf_put_bool(struct mdl_gguf_writer *w, const char *key, bool v, struct vkmoe_err *err);
+enum vkmoe_status mdl_gguf_put_str(struct mdl_gguf_writer *w, const char *key, const char *p, size_t n, struct vkmoe_err *err);
+enum vkmoe_status mdl_gguf_put_array(struct mdl_gguf_writer *w, const char *key, enum mdl_gguf_type elem, const void *items,
+                                     uint64_t count, struct vkmoe_err *err); /* STRING: items are struct mdl_str */
+enum vkmoe_status mdl_gguf_put_kv(struct mdl_gguf_writer *w, const struct mdl_kv *kv, struct vkmoe_err *err); /* copy */
+enum vkmoe_status mdl_gguf_put_tensor(struct mdl_gguf_writer *w, const char *name, enum mdl_type type, uint32_t n_dims,
+                                      const uint64_t *dims, struct vkmoe_err *err);
+enum vkmoe_status mdl_gguf_write_data(struct mdl_gguf_writer *w, const void *data, size_t n, struct vkmoe_err *err);
+enum vkmoe_status mdl_gguf_commit(struct mdl_gguf_writer *w, struct vkmoe_err *err); /* frees w in either case */
+void mdl_gguf_discard(struct mdl_gguf_writer *w);
+
+#endif

@@ -1,0 +1,46 @@
+/* Block formats in plain C: the definition that shaders, converter and tests are held to.
+ * Owns what a block's bits mean; knows no file and no device. */
+#ifndef MDL_QUANT_H
+#define MDL_QUANT_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+/* Values are GGUF's type numbers; X(enumerator, value, name, elements per block, bytes per block). */
+#define MDL_TYPE_LIST(X)              \
+    X(MDL_F32, 0, "f32", 1, 4)        \
+    X(MDL_F16, 1, "f16", 1, 2)        \
+    X(MDL_Q4_0, 2, "q4_0", 32, 18)    \
+    X(MDL_Q8_0, 8, "q8_0", 32, 34)    \
+    X(MDL_BF16, 30, "bf16", 1, 2)
+
+enum mdl_type {
+#define MDL_X(id, value, name, elems, bytes) id = value,
+    MDL_TYPE_LIST(MDL_X)
+#undef MDL_X
+};
+
+struct mdl_type_info {
+    enum mdl_type type;
+    const char *name;
+    uint32_t block_elems;
+    uint32_t block_bytes;
+};
+
+const struct mdl_type_info *mdl_type_find(uint32_t gguf_type);    /* NULL: unknown */
+const struct mdl_type_info *mdl_type_by_name(const char *name);   /* any case; NULL: unknown */
+/* Bytes of a row of n elements; n must be a multiple of block_elems. */
+uint64_t mdl_row_bytes(enum mdl_type type, uint64_t n);
+
+float mdl_half_to_float(uint16_t h);
+uint16_t mdl_float_to_half(float f);   /* round to nearest even; overflow gives infinity; NaN stays NaN */
+float mdl_bf16_to_float(uint16_t h);
+uint16_t mdl_float_to_bf16(float f);   /* round to nearest even; NaN stays NaN */
+
+/* n elements of one row. src and dst may have any alignment on the quantised side. */
+void mdl_dequant_row(enum mdl_type type, const void *src, float *dst, uint64_t n);
+/* Non-finite input: false, and dst is unspecified (the caller names the tensor). Zero and subnormal blocks are fine. */
+bool mdl_quant_row(enum mdl_type type, const float *src, void *dst, uint64_t n);
+
+#endif
