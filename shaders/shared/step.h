@@ -1,0 +1,61 @@
+/* What the host and the shaders both know of one submit: step, state, argument template, mailbox, slot table.
+ * Read by C and by GLSL: 32-bit scalars only. */
+#ifndef SHARED_STEP_H
+#define SHARED_STEP_H
+
+#define NONE 0xffffffffu      /* no expert, no slot, no layer */
+#define MAX_EXPERTS 512       /* routed experts per layer */
+#define MAX_TOP_K 32          /* routed experts per token */
+
+/* The step buffer (host-visible): head, then n_tokens token ids from STEP_TOKENS on (chunk words are reserved), then
+ * n_changes pairs (index into the slot table, slot). The state buffer (device) has the same head and tokens.
+ * Word offsets of the head: */
+#define STEP_N_TOKENS 0  /* tokens in this submit, 1 .. chunk */
+#define STEP_POS 1       /* position of the first of them */
+#define STEP_FIRST 2     /* first dispatch that runs; those before it get empty grids */
+#define STEP_ROW0 3      /* first token row for the output head */
+#define STEP_N_ROWS 4    /* rows for the output head */
+#define STEP_N_CHANGES 5
+#define STEP_CHUNK 6     /* words reserved for tokens */
+#define STEP_TOKENS 8
+
+/* The argument template (device, written once): word 0 is the number of dispatches, entries start at TMPL_HEAD, one of
+ * TMPL_WORDS words per dispatch: (mode, a) for x, y and z. The arguments have 3 words per dispatch. */
+#define TMPL_HEAD 4
+#define TMPL_WORDS 6
+#define DIM_FIXED 0   /* a */
+#define DIM_TOKENS 1  /* ceil(n_tokens / a) */
+#define DIM_ROWS 2    /* ceil(n_rows / a) */
+#define DIM_CONTEXT 3 /* ceil((pos + n_tokens) / a) */
+#define DIM_DEVICE 4  /* 0 now; a kernel of the same submit sets it (expert tiles) */
+
+/* The mailbox (host-readable). publish clears layer to NONE, resolve and group fill it when experts are absent. */
+#define MAIL_LAYER 0     /* layer that halted, NONE: the submit ran to its end */
+#define MAIL_N_MISSING 1
+#define MAIL_ARGMAX 2
+#define MAIL_MISSING 4   /* bitmap of absent experts, MAX_EXPERTS / 32 words */
+#define MAIL_WORDS 20
+
+/* Routed choice of token t: words (t * K_USED + j) * 2: expert id (NONE: fewer allowed than K_USED), bits of its weight;
+ * by falling weight. A "pair" is t * K_USED + j. */
+
+/* Expert tiles for prefill: TILE_WORDS words each. */
+#define TILE_WORDS 4
+#define TILE_SLOT 0   /* slot of the expert */
+#define TILE_FIRST 1  /* index of its first entry in the list of pairs */
+#define TILE_COUNT 2  /* entries, 1 .. TILE_TOKENS */
+#define TILE_EXPERT 3
+#define TILE_TOKENS 32
+#define TILE_ROWS 64  /* output rows of a matmul or expert tile workgroup */
+
+#define ATTN_SPLIT 128 /* cached positions per workgroup of attn_one */
+#define ATTN_QUERIES 16 /* queries per workgroup of attn_many */
+
+/* GGUF type numbers, as in model/quant.h. */
+#define FMT_F32 0
+#define FMT_F16 1
+#define FMT_Q4_0 2
+#define FMT_Q8_0 8
+#define FMT_BF16 30
+
+#endif
