@@ -32,10 +32,16 @@ struct cli_opt {
  * Returns -1 to go on, else the exit status to return at once. */
 int cli_parse(const struct cli_cmd *cmd, const struct cli_opt *opts, int argc, char **argv, int *n_pos);
 
-/* "vkmoe: message" on stderr; returns CLI_FAILED. */
+/* "vkmoe: message" on stderr; returns CLI_USAGE for VKMOE_ERR_ARGUMENT, else CLI_FAILED. */
 int cli_error(const struct vkmoe_err *err);
 /* One line "vkmoe NAME: ...; try vkmoe NAME --help" on stderr; returns CLI_USAGE. */
 int cli_usage(const struct cli_cmd *cmd, const char *fmt, ...) COR_PRINTF(2, 3);
+
+/* Warnings and errors of the library to stderr. main installs it; pass it as vkmoe_params.log too. */
+void cli_log(void *user, enum vkmoe_log_level level, const char *line);
+/* Flushes stdout; false when it could not be written (disk full, reader gone), with a line on stderr the first time.
+ * main asks at the end; commands that stream ask after each token and stop. */
+bool cli_stdout_good(void);
 
 /* The file of -m, or the bundled model: beside the program, in the build or source tree, or installed. path: 4096 bytes. */
 enum vkmoe_status cli_model_path(const char *m, char *path, struct vkmoe_err *err);

@@ -1,0 +1,213 @@
+/* What subcommands share beside options: error lines, standard output, the bundled model, input text,
+ * progress, JSON. Knows files and terminals; no model and no device. */
+#include <errno.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "cli/cli.h"
+#include "core/alloc.h"
+#include "core/os.h"
+
+#define BUNDLED_MODEL "emo-nano.gguf"
+#define TEXT_MAX      ((size_t)1 << 30) /* bytes; past it a prompt or a text to score is a mistake */
+#define PATH_BYTES    4096              /* as cli.h promises */
+
+int cli_error(const struct vkmoe_err *err)
+{
+    fprintf(stderr, "vkmoe: %s\n", err->message);
+    return err->status == VKMOE_ERR_ARGUMENT ? CLI_USAGE : CLI_FAILED;
+}
+
+void cli_log(void *user, enum vkmoe_log_level level, const char *line)
+{
+    (void)user;
+    if (level >= VKMOE_LOG_WARN)
+        fprintf(stderr, "vkmoe: %s%s\n", level == VKMOE_LOG_WARN ? "warning: " : "", line);
+}
+
+bool cli_stdout_good(void)
+{
+    static bool told;
+
+    errno = 0;
+    if (!fflush(stdout) && !ferror(stdout))
+        return true;
+    /* A reader that closed its end (`vkmoe run | head`) has what it wanted: no line. */
+    if (!told && errno != EPIPE)
+        fprintf(stderr, "vkmoe: standard output: %s\n", errno ? strerror(errno) : "write failed");
+    told = true;
+    return false;
+}
+
+/* ---- the bundled model
+ * -------------------------------------------------------------------------------------- */
+
+enum vkmoe_status cli_model_path(const char *m, char *path, struct vkmoe_err *err)
+{
+    /* Places relative to the program come first, so that a moved tree or installation finds its own model. */
+    static const char *const beside[] = {"", "/models", "/../models", "/../share/vkmoe/models"};
+    static const char *const fixed[] = {VKMOE_INSTALL_MODELS, VKMOE_SOURCE_MODELS};
+    char dir[PATH_BYTES - 64];
+
+    path[0] = '\0';
+    if (m) {
+        if (strlen(m) >= PATH_BYTES)
+            return cor_fail(err, VKMOE_ERR_ARGUMENT, "-m: a path of %zu bytes is too long", strlen(m));
+        memcpy(path, m, strlen(m) + 1);
+        return VKMOE_OK;
+    }
+    cor_program_dir(dir, sizeof(dir));
+    for (size_t i = 0; dir[0] && i < COR_COUNT(beside); i++) {
+        snprintf(path, PATH_BYTES, "%s%s/" BUNDLED_MODEL, dir, beside[i]);
+        if (cor_path_exists(path))
+            return VKMOE_OK;
+    }
+    for (size_t i = 0; i < COR_COUNT(fixed); i++) {
+        snprintf(path, PATH_BYTES, "%s/" BUNDLED_MODEL, fixed[i]);
+        if (cor_path_exists(path))
+            return VKMOE_OK;
+    }
+    path[0] = '\0';
+    return cor_fail(err, VKMOE_ERR_IO,
+                    "the bundled model %s was not found beside the program or in %s; give one with -m",
+                    BUNDLED_MODEL, VKMOE_INSTALL_MODELS);
+}
+
+/* ---- input
+ * -------------------------------------------------------------------------------------------------- */
+
+enum vkmoe_status cli_read_text(const char *p, const char *f, char **text, size_t *n, struct vkmoe_err *err)
+{
+    *text = NULL;
+    *n = 0;
+    if (p && f)
+        return cor_fail(err, VKMOE_ERR_ARGUMENT, "text is given twice, by -p and by %s",
+                        strcmp(f, "-") ? "-f" : "-");
+    if (!p && !f)
+        return cor_fail(err, VKMOE_ERR_ARGUMENT, "no text: give -p TEXT, -f FILE or - for standard input");
+    if (f)
+        return strcmp(f, "-") ? cor_file_slurp(f, TEXT_MAX, text, n, err)
+                              : cor_stdin_slurp(TEXT_MAX, text, n, err);
+    *text = cor_strdup(p);
+    if (!*text)
+        return cor_fail(err, VKMOE_ERR_MEMORY, "-p: no memory for %zu bytes", strlen(p));
+    *n = strlen(p);
+    return VKMOE_OK;
+}
+
+enum vkmoe_status cli_parse_ids(const char *list, int32_t **ids, size_t *n, struct vkmoe_err *err)
+{
+    size_t count = 1, used = 0;
+    const char *c = list;
+    int32_t *out;
+
+    *ids = NULL;
+    *n = 0;
+    for (const char *s = list; *s; s++)
+        count += *s == ',';
+    out = cor_array(count, sizeof(*out));
+    if (!out)
+        return cor_fail(err, VKMOE_ERR_MEMORY, "no memory for %zu token ids", count);
+    while (used < count) {
+        char *end = NULL;
+        long long v;
+
+        errno = 0;
+        v = strtoll(c, &end, 10);
+        if (end == c || errno || v < 0 || v > INT32_MAX || (*end && *end != ',')) {
+            cor_free(out);
+            return cor_fail(err, VKMOE_ERR_ARGUMENT,
+                            "token id %zu of the list is not a number from 0 to %d: '%.20s'", used + 1,
+                            INT32_MAX, c);
+        }
+        out[used++] = (int32_t)v;
+        c = end + (*end == ',');
+    }
+    *ids = out;
+    *n = used;
+    return VKMOE_OK;
+}
+
+/* ---- progress
+ * ----------------------------------------------------------------------------------------------- */
+
+#define BAR 24 /* characters */
+
+void cli_progress_step(void *user, uint64_t done, uint64_t total)
+{
+    struct cli_progress *p = user;
+    uint64_t now = cor_now_ns();
+    double part, seconds;
+    char bar[BAR + 1];
+    char left[32] = "";
+
+    if (!p->start_ns)
+        p->start_ns = p->last_ns = now;
+    if (!total || now - p->last_ns < 100000000 || !cor_stderr_is_tty()) /* ten times a second is enough */
+        return;
+    p->last_ns = now;
+    part = done < total ? (double)done / (double)total : 1;
+    seconds = (double)(now - p->start_ns) / 1e9;
+    for (int i = 0; i < BAR; i++)
+        bar[i] = i < part * BAR ? '#' : '.';
+    bar[BAR] = '\0';
+    if (part > 0.01 && seconds > 1)
+        snprintf(left, sizeof(left), ", %.0f s left", seconds / part * (1 - part));
+    fprintf(stderr, "\r%s %s %3.0f %% of %.1f MiB%-16s", p->what, bar, part * 100, (double)total / 1048576,
+            left);
+    fflush(stderr);
+    p->shown = true;
+}
+
+void cli_progress_end(struct cli_progress *p)
+{
+    if (p->shown)
+        fprintf(stderr, "\r%*s\r", (int)strlen(p->what) + BAR + 48, "");
+    p->shown = false;
+    p->start_ns = 0;
+}
+
+/* ---- JSON
+ * --------------------------------------------------------------------------------------------------- */
+
+/* Bytes of the valid UTF-8 character at s, at most n; 0 when it is none (overlong, surrogate, cut off). */
+static size_t utf8_len(const unsigned char *s, size_t n)
+{
+    size_t len = s[0] < 0x80 ? 1 : s[0] < 0xc2 ? 0 : s[0] < 0xe0 ? 2 : s[0] < 0xf0 ? 3 : s[0] < 0xf5 ? 4 : 0;
+
+    if (!len || len > n)
+        return 0;
+    for (size_t i = 1; i < len; i++)
+        if ((s[i] & 0xc0) != 0x80)
+            return 0;
+    if ((s[0] == 0xe0 && s[1] < 0xa0) || (s[0] == 0xed && s[1] > 0x9f) || (s[0] == 0xf0 && s[1] < 0x90) ||
+        (s[0] == 0xf4 && s[1] > 0x8f))
+        return 0;
+    return len;
+}
+
+void cli_json_string(const char *s, size_t n)
+{
+    static const char named[] = "\"\\\b\f\n\r\t", letters[] = "\"\\bfnrt";
+    const unsigned char *u = (const unsigned char *)s;
+
+    putchar('"');
+    for (size_t i = 0; i < n;) {
+        size_t len = utf8_len(u + i, n - i);
+        const char *esc = u[i] ? strchr(named, u[i]) : NULL;
+
+        if (!len) {
+            fputs("\xef\xbf\xbd", stdout); /* U+FFFD */
+            len = 1;
+        } else if (esc) {
+            printf("\\%c", letters[esc - named]);
+        } else if (u[i] < 0x20 || u[i] == 0x7f) {
+            printf("\\u%04x", u[i]);
+        } else {
+            fwrite(u + i, 1, len, stdout);
+        }
+        i += len;
+    }
+    putchar('"');
+}
