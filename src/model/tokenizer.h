@@ -1,4 +1,5 @@
-/* Byte-level BPE: text to token ids and back. Owns vocabulary, merges, special tokens and the pre-tokenizer regex. */
+/* Byte-level BPE: text to token ids and back. Owns vocabulary, merges, special tokens and the pre-tokenizer
+ * regex. */
 #ifndef MDL_TOKENIZER_H
 #define MDL_TOKENIZER_H
 
@@ -7,41 +8,64 @@
 struct mdl_gguf;
 struct mdl_tokenizer;
 
-enum mdl_token_kind { MDL_TOKEN_NORMAL = 1, MDL_TOKEN_CONTROL = 3, MDL_TOKEN_USER = 4, MDL_TOKEN_UNUSED = 5 }; /* GGUF's token_type */
+enum mdl_token_kind {
+    MDL_TOKEN_NORMAL = 1,
+    MDL_TOKEN_CONTROL = 3,
+    MDL_TOKEN_USER = 4,
+    MDL_TOKEN_UNUSED = 5
+}; /* GGUF's token_type */
 
-/* What a tokenizer is made of; strings are in the GPT-2 byte alphabet for normal tokens, plain UTF-8 for special ones. */
+/* What a tokenizer is made of; strings are in the GPT-2 byte alphabet for normal tokens, plain UTF-8 for
+ * special ones. */
 struct mdl_tokenizer_spec {
-    const char *source;      /* file name for messages */
-    const char *pre;         /* pre-tokenizer name as in tokenizer.ggml.pre: "dbrx" ... */
-    uint32_t n_tokens;       /* ids 0 .. n_tokens - 1 */
-    const char *const *text; /* n_tokens, NUL-terminated UTF-8; ids without a string: "" with MDL_TOKEN_UNUSED */
-    const uint8_t *kind;     /* n_tokens, enum mdl_token_kind */
+    const char *source; /* file name for messages */
+    const char *pre;    /* as in tokenizer.ggml.pre: "dbrx", "smaug-bpe", "llama-bpe", "gpt-2" */
+    uint32_t n_tokens;  /* ids 0 .. n_tokens - 1 */
+    const char *const
+        *text;           /* n_tokens, NUL-terminated UTF-8; ids without a string: "" with MDL_TOKEN_UNUSED */
+    const uint8_t *kind; /* n_tokens, enum mdl_token_kind */
     uint32_t n_merges;
     const char *const *merges; /* "left right", by falling priority */
-    int32_t eos;             /* -1: none */
+    int32_t eos;               /* -1: none */
 };
 
-/* Copies what it needs. */
-enum vkmoe_status mdl_tokenizer_create(struct mdl_tokenizer **out, const struct mdl_tokenizer_spec *spec, struct vkmoe_err *err);
+/* Copies what it needs. Refuses, with the index: a type outside enum mdl_token_kind, empty, overlong,
+ * repeated or non-alphabet texts, a missing token for one of the 256 bytes, merges that repeat or name
+ * unknown tokens, an end token out of range, an unknown pre-tokenizer. */
+enum vkmoe_status mdl_tokenizer_create(struct mdl_tokenizer **out, const struct mdl_tokenizer_spec *spec,
+                                       struct vkmoe_err *err);
 /* From tokenizer.ggml.* keys; a pre-tokenizer or model that is not known is refused, never guessed. */
-enum vkmoe_status mdl_tokenizer_from_gguf(struct mdl_tokenizer **out, const struct mdl_gguf *g, struct vkmoe_err *err);
+enum vkmoe_status mdl_tokenizer_from_gguf(struct mdl_tokenizer **out, const struct mdl_gguf *g,
+                                          struct vkmoe_err *err);
 void mdl_tokenizer_close(struct mdl_tokenizer *t);
 
-/* A Hugging Face tokenizer.json, checked: BPE, byte-level, a pre-tokenizer regex that is known by name. The strings in
- * the spec live in *owner; free it with mdl_tokenizer_json_free. n_tokens is vocab_size (rows past the file's last id
- * get unused entries). Used by the converter. */
+/* A Hugging Face tokenizer.json, checked down to every token and merge: BPE, byte-level, a pre-tokenizer
+ * regex that is known by name, no normalizer, nothing added around the text. Any other shape is refused. The
+ * strings in the spec live in *owner; free it with mdl_tokenizer_json_free. n_tokens is vocab_size (ids
+ * without a string get unused entries). eos: -1 or an id, as config.json says. Used by the converter. */
 struct mdl_tokenizer_json;
-enum vkmoe_status mdl_tokenizer_json_load(struct mdl_tokenizer_json **owner, struct mdl_tokenizer_spec *spec, const char *path,
-                                          uint32_t vocab_size, int32_t eos, struct vkmoe_err *err);
+enum vkmoe_status mdl_tokenizer_json_load(struct mdl_tokenizer_json **owner, struct mdl_tokenizer_spec *spec,
+                                          const char *path, uint32_t vocab_size, int32_t eos,
+                                          struct vkmoe_err *err);
 void mdl_tokenizer_json_free(struct mdl_tokenizer_json *owner);
 
-/* Any bytes, invalid UTF-8 and NUL included: decode(encode(x)) == x. *ids: cor_free by the caller. */
-enum vkmoe_status mdl_encode(const struct mdl_tokenizer *t, const char *text, size_t n, bool parse_special, int32_t **ids,
-                             size_t *n_ids, struct vkmoe_err *err);
-/* Bytes of a token, owned by the tokenizer; 0 for ids out of range or without a string. Special tokens give their name. */
+/* Text to ids. Any bytes, invalid UTF-8 and NUL included: decode(encode(x)) == x. *ids: cor_free by the
+ * caller.
+ *
+ * parse_special: the names of control and user tokens become those tokens, the longest at each position
+ * first; without it they are plain text. A byte that is no part of a UTF-8 character is a piece of its own,
+ * and the text on either side of it is cut into pieces as if it ended there. Letters, numbers and case are
+ * those of the Unicode version of PCRE2. A piece of more than 1 MiB (one "word") is merged in parts of 1 MiB,
+ * so that memory stays bounded. Time: linear in the text, times the logarithm of the longest piece. */
+enum vkmoe_status mdl_encode(const struct mdl_tokenizer *t, const char *text, size_t n, bool parse_special,
+                             int32_t **ids, size_t *n_ids, struct vkmoe_err *err);
+/* Bytes of a token, owned by the tokenizer; 0 for ids out of range or without a string. Special tokens give
+ * their name. */
 size_t mdl_token_bytes(const struct mdl_tokenizer *t, int32_t id, const char **bytes);
-bool mdl_token_is_special(const struct mdl_tokenizer *t, int32_t id);
-bool mdl_token_is_end(const struct mdl_tokenizer *t, int32_t id); /* eos and the end-of-turn names the file marks as control */
+bool mdl_token_is_special(const struct mdl_tokenizer *t,
+                          int32_t id); /* control tokens; user tokens are text */
+bool mdl_token_is_end(const struct mdl_tokenizer *t,
+                      int32_t id); /* eos and the end-of-turn names the file marks as control */
 int32_t mdl_token_eos(const struct mdl_tokenizer *t);
 uint32_t mdl_tokenizer_size(const struct mdl_tokenizer *t);
 uint32_t mdl_tokenizer_used(const struct mdl_tokenizer *t); /* 1 + the last id that has a string */
