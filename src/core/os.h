@@ -20,7 +20,9 @@ enum vkmoe_status cor_file_slurp(const char *path, size_t max, char **data, size
 /* The same from standard input. */
 enum vkmoe_status cor_stdin_slurp(size_t max, char **data, size_t *n, struct vkmoe_err *err);
 
-struct cor_out; /* a file being written: to a temporary name beside it, renamed by commit */
+/* A file being written: to a temporary name beside it, renamed by commit. Symbolic links are followed; devices, pipes and
+ * descriptors (/dev/full, /dev/stdout) are written in place. */
+struct cor_out;
 
 enum vkmoe_status cor_out_create(struct cor_out **out, const char *path, struct vkmoe_err *err);
 enum vkmoe_status cor_out_write(struct cor_out *o, const void *src, size_t n, struct vkmoe_err *err); /* appends */
@@ -48,7 +50,8 @@ bool cor_stdout_is_tty(void);
 /* Installs a handler for Ctrl-C (SIGINT, SIGTERM) that only sets the flag read by cor_interrupted. A second one ends the process. */
 void cor_catch_interrupt(void);
 bool cor_interrupted(void);
-/* UTF-8 arguments and binary standard streams where the system needs it (Windows). Call first in main. */
+/* UTF-8 arguments and binary standard streams where the system needs it (Windows); elsewhere a closed pipe becomes a write
+ * error instead of a silent death. Call first in main. */
 void cor_program_init(int *argc, char ***argv);
 
 /* Tests: from now on the nth positioned read or write (1 = the next) and all later ones fail; 0: off. */

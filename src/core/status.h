@@ -4,7 +4,9 @@
 
 #include "vkmoe.h"
 
-#if defined(__GNUC__)
+#if defined(__MINGW32__) && !defined(__clang__) /* "printf" would mean Microsoft's formats there */
+#define COR_PRINTF(f, a) __attribute__((format(gnu_printf, f, a)))
+#elif defined(__GNUC__)
 #define COR_PRINTF(f, a) __attribute__((format(printf, f, a)))
 #else
 #define COR_PRINTF(f, a)
