@@ -153,10 +153,12 @@ struct vkmoe_model_info {
     uint32_t n_shared;       /* shared experts per layer */
     uint32_t n_ctx_train;
     int32_t eos_token;       /* -1: none */
+    uint32_t n_tokens_used;  /* 1 + the last id that has a string: n_allowed of vkmoe_sample */
     uint64_t dense_bytes;    /* device bytes of weights that every token uses */
     uint64_t expert_bytes;   /* device bytes of one slot */
     uint32_t n_slots;
     uint32_t n_segments;
+    uint64_t pool_bytes;     /* device bytes of all slots and tables */
 };
 
 /* Opens a GGUF file and places its dense weights and experts on the device. */
@@ -164,6 +166,12 @@ VKMOE_API enum vkmoe_status vkmoe_model_open(vkmoe_model **out, vkmoe_device *de
                                              const struct vkmoe_model_params *params, struct vkmoe_err *err);
 VKMOE_API void vkmoe_model_close(vkmoe_model *model);
 VKMOE_API const struct vkmoe_model_info *vkmoe_model_facts(const vkmoe_model *model);
+
+struct vkmoe_model_stats {
+    uint64_t uploads, uploaded_bytes; /* experts brought to the device since opening */
+};
+
+VKMOE_API void vkmoe_model_get_stats(const vkmoe_model *model, struct vkmoe_model_stats *stats);
 
 /* True for tokens that end a text. */
 VKMOE_API bool vkmoe_token_is_end(const vkmoe_model *model, int32_t token);

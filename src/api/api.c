@@ -1,0 +1,266 @@
+/* The public API over the inner layers: argument checks, defaults, ownership. No work of its own. */
+#include <string.h>
+
+#include "core/alloc.h"
+#include "core/log.h"
+#include "run/session.h"
+
+#define DEFAULT_CTX_MAX 4096u
+
+struct vkmoe_context {
+    struct gpu_instance *gpu;
+};
+
+struct vkmoe_device {
+    struct gpu_device *gpu;
+};
+
+struct vkmoe_model {
+    struct run_model *run;
+    struct vkmoe_model_info info;
+};
+
+struct vkmoe_session {
+    struct run_session *run;
+    vkmoe_model *model;
+};
+
+/* ---- context and devices ------------------------------------------------------------------------------------ */
+
+enum vkmoe_status vkmoe_open(vkmoe_context **out, const struct vkmoe_params *params, struct vkmoe_err *err)
+{
+    const struct vkmoe_params none = {0};
+    const struct vkmoe_params *p = params ? params : &none;
+    const struct gpu_instance_params gp = {.validation = p->validation, .cache_dir = p->cache_dir};
+    vkmoe_context *ctx = cor_zalloc(sizeof(*ctx));
+    enum vkmoe_status st = VKMOE_OK;
+
+    *out = NULL;
+    if (!ctx)
+        return cor_fail(err, VKMOE_ERR_MEMORY, "no memory for a context");
+    cor_log_sink(p->log, p->log_user);
+    TRY(gpu_instance_open(&ctx->gpu, &gp, err));
+    *out = ctx;
+    ctx = NULL;
+done:
+    vkmoe_close(ctx);
+    return st;
+}
+
+void vkmoe_close(vkmoe_context *ctx)
+{
+    if (!ctx)
+        return;
+    gpu_instance_close(ctx->gpu);
+    cor_free(ctx);
+}
+
+uint32_t vkmoe_device_count(const vkmoe_context *ctx)
+{
+    return gpu_instance_device_count(ctx->gpu);
+}
+
+const struct vkmoe_device_info *vkmoe_device_get(const vkmoe_context *ctx, uint32_t index)
+{
+    return gpu_instance_device_info(ctx->gpu, index);
+}
+
+enum vkmoe_status vkmoe_device_json(const vkmoe_context *ctx, uint32_t index, char **json, struct vkmoe_err *err)
+{
+    return gpu_instance_device_json(ctx->gpu, index, json, err);
+}
+
+enum vkmoe_status vkmoe_device_open(vkmoe_device **out, vkmoe_context *ctx, const struct vkmoe_device_params *params,
+                                    struct vkmoe_err *err)
+{
+    const struct gpu_device_params gp = {.caps = params ? params->caps : NULL, .skip_barrier = -1};
+    vkmoe_device *dev = cor_zalloc(sizeof(*dev));
+    enum vkmoe_status st = VKMOE_OK;
+    uint32_t index;
+
+    *out = NULL;
+    if (!dev)
+        return cor_fail(err, VKMOE_ERR_MEMORY, "no memory for a device");
+    TRY(gpu_instance_choose(ctx->gpu, params ? params->device : NULL, &index, err));
+    TRY(gpu_device_open(&dev->gpu, ctx->gpu, index, &gp, err));
+    *out = dev;
+    dev = NULL;
+done:
+    vkmoe_device_close(dev);
+    return st;
+}
+
+void vkmoe_device_close(vkmoe_device *dev)
+{
+    if (!dev)
+        return;
+    gpu_device_close(dev->gpu);
+    cor_free(dev);
+}
+
+const struct vkmoe_device_info *vkmoe_device_facts(const vkmoe_device *dev)
+{
+    return gpu_device_info(dev->gpu);
+}
+
+/* ---- model -------------------------------------------------------------------------------------------------- */
+
+enum vkmoe_status vkmoe_model_open(vkmoe_model **out, vkmoe_device *dev, const char *path,
+                                   const struct vkmoe_model_params *params, struct vkmoe_err *err)
+{
+    struct run_progress progress = {0};
+    vkmoe_model *m = cor_zalloc(sizeof(*m));
+    const struct mdl_config *c;
+    enum vkmoe_status st = VKMOE_OK;
+
+    *out = NULL;
+    if (!m)
+        return cor_fail(err, VKMOE_ERR_MEMORY, "%s: no memory for the model", path);
+    if (params) {
+        progress.fn = params->progress;
+        progress.user = params->progress_user;
+    }
+    TRY(run_model_open(&m->run, dev->gpu, path, params && params->lazy_experts, &progress, err));
+    c = &m->run->mdl->config;
+    m->info = (struct vkmoe_model_info){
+        .vocab_size = c->vocab_size,
+        .n_layers = c->n_layers,
+        .n_experts = c->n_experts,
+        .n_experts_used = c->n_experts_used,
+        .n_shared = c->n_shared,
+        .n_ctx_train = c->n_ctx_train,
+        .eos_token = mdl_token_eos(m->run->mdl->tok),
+        .n_tokens_used = mdl_tokenizer_used(m->run->mdl->tok),
+        .dense_bytes = run_weights_bytes(&m->run->weights),
+        .expert_bytes = m->run->pool.slot_bytes,
+        .n_slots = m->run->pool.n_slots,
+        .n_segments = m->run->pool.n_segs,
+        .pool_bytes = run_pool_bytes(&m->run->pool),
+    };
+    *out = m;
+    m = NULL;
+done:
+    vkmoe_model_close(m);
+    return st;
+}
+
+void vkmoe_model_close(vkmoe_model *model)
+{
+    if (!model)
+        return;
+    run_model_close(model->run);
+    cor_free(model);
+}
+
+const struct vkmoe_model_info *vkmoe_model_facts(const vkmoe_model *model)
+{
+    return &model->info;
+}
+
+void vkmoe_model_get_stats(const vkmoe_model *model, struct vkmoe_model_stats *stats)
+{
+    *stats = (struct vkmoe_model_stats){.uploads = model->run->pool.uploads,
+                                        .uploaded_bytes = model->run->pool.uploaded_bytes};
+}
+
+bool vkmoe_token_is_end(const vkmoe_model *model, int32_t token)
+{
+    return mdl_token_is_end(model->run->mdl->tok, token);
+}
+
+enum vkmoe_status vkmoe_tokenize(const vkmoe_model *model, const char *text, size_t n_bytes, bool parse_special,
+                                 int32_t **ids, size_t *n_ids, struct vkmoe_err *err)
+{
+    return mdl_encode(model->run->mdl->tok, text, n_bytes, parse_special, ids, n_ids, err);
+}
+
+size_t vkmoe_token_bytes(const vkmoe_model *model, int32_t token, const char **bytes)
+{
+    return mdl_token_bytes(model->run->mdl->tok, token, bytes);
+}
+
+void vkmoe_free(void *p)
+{
+    cor_free(p);
+}
+
+/* ---- session ------------------------------------------------------------------------------------------------ */
+
+enum vkmoe_status vkmoe_session_create(vkmoe_session **out, vkmoe_model *model,
+                                       const struct vkmoe_session_params *params, struct vkmoe_err *err)
+{
+    const struct vkmoe_session_params none = {0};
+    const struct vkmoe_session_params *p = params ? params : &none;
+    struct run_session_params rp = {.n_ctx = p->n_ctx,
+                                    .chunk = p->n_chunk,
+                                    .k_f16 = p->kv_k == VKMOE_KV_F16,
+                                    .v_f16 = p->kv_v == VKMOE_KV_F16};
+    vkmoe_session *s = cor_zalloc(sizeof(*s));
+    enum vkmoe_status st = VKMOE_OK;
+
+    *out = NULL;
+    if (!s)
+        return cor_fail(err, VKMOE_ERR_MEMORY, "no memory for a session");
+    if (!rp.n_ctx)
+        rp.n_ctx = model->info.n_ctx_train < DEFAULT_CTX_MAX ? model->info.n_ctx_train : DEFAULT_CTX_MAX;
+    s->model = model;
+    TRY(run_session_create(&s->run, model->run, &rp, err));
+    *out = s;
+    s = NULL;
+done:
+    vkmoe_session_destroy(s);
+    return st;
+}
+
+void vkmoe_session_destroy(vkmoe_session *ses)
+{
+    if (!ses)
+        return;
+    run_session_destroy(ses->run);
+    cor_free(ses);
+}
+
+enum vkmoe_status vkmoe_session_feed(vkmoe_session *ses, const int32_t *tokens, size_t n, struct vkmoe_err *err)
+{
+    return run_session_feed(ses->run, tokens, n, NULL, NULL, err);
+}
+
+enum vkmoe_status vkmoe_session_feed_all(vkmoe_session *ses, const int32_t *tokens, size_t n, vkmoe_logits_fn fn,
+                                         void *user, struct vkmoe_err *err)
+{
+    if (!fn)
+        return cor_fail(err, VKMOE_ERR_ARGUMENT, "no function to receive the logits");
+    return run_session_feed(ses->run, tokens, n, fn, user, err);
+}
+
+const float *vkmoe_session_logits(const vkmoe_session *ses)
+{
+    return run_session_logits(ses->run);
+}
+
+uint32_t vkmoe_session_position(const vkmoe_session *ses)
+{
+    return run_session_position(ses->run);
+}
+
+uint32_t vkmoe_session_n_ctx(const vkmoe_session *ses)
+{
+    return run_session_state(ses->run)->n_ctx;
+}
+
+void vkmoe_session_reset(vkmoe_session *ses)
+{
+    run_session_reset(ses->run);
+}
+
+void vkmoe_session_get_stats(const vkmoe_session *ses, struct vkmoe_session_stats *stats)
+{
+    const struct run_stats *from = run_session_stats(ses->run);
+    const struct run_state *state = run_session_state(ses->run);
+
+    *stats = (struct vkmoe_session_stats){.submits = from->submits,
+                                          .waits = from->waits,
+                                          .halts = from->halts,
+                                          .kv_bytes = run_arena_bytes(&state->kv_arena),
+                                          .state_bytes = run_arena_bytes(&state->act)};
+}

@@ -1,0 +1,479 @@
+#include "run/layer.h"
+
+#include <math.h>
+#include <string.h>
+
+#define WG 128u
+#define MATVEC_ROWS 4u
+#define MATVEC_UNIT 8u /* elements that one lane takes at a time */
+
+static uint32_t f32_bits(float f)
+{
+    uint32_t u;
+
+    memcpy(&u, &f, sizeof(u));
+    return u;
+}
+
+static const struct gpu_caps *caps_of(const struct run_graph *g)
+{
+    return gpu_device_caps(g->model->dev);
+}
+
+static const struct mdl_config *config_of(const struct run_graph *g)
+{
+    return &g->model->mdl->config;
+}
+
+static struct gpu_bind act(const struct run_graph *g, const struct run_region *r)
+{
+    return run_arena_bind(&g->state->act, r);
+}
+
+static struct gpu_bind weights(const struct run_graph *g, const struct run_piece *p)
+{
+    return run_arena_bind(&g->model->weights.arena, &p->region);
+}
+
+static struct gpu_bind whole(struct gpu_buffer *b)
+{
+    return (struct gpu_bind){.buf = b};
+}
+
+/* One group per token of the step. */
+static struct run_dim tokens(const struct run_graph *g)
+{
+    return g->many ? run_per(DIM_TOKENS, 1) : DIM_1;
+}
+
+static uint32_t div_up(uint32_t a, uint32_t b)
+{
+    return (a + b - 1) / b;
+}
+
+/* n groups, in x as far as the device allows and the rest in z; kernels fold them back. */
+static void spread(const struct run_graph *g, uint32_t n, struct run_dim grid[3])
+{
+    uint32_t z = div_up(n, caps_of(g)->max_groups);
+
+    grid[0] = run_fixed(div_up(n, z));
+    grid[2] = run_fixed(z);
+}
+
+/* Lanes that share a row of k elements: as many as it has units, within one workgroup. */
+static uint32_t row_lanes(uint32_t k)
+{
+    uint32_t wg = 32;
+
+    while (wg < WG && wg * MATVEC_UNIT < k)
+        wg *= 2;
+    return wg;
+}
+
+static bool word_aligned(enum mdl_type t, uint64_t row_bytes)
+{
+    const struct mdl_type_info *info = mdl_type_find(t);
+
+    return row_bytes % 4 == 0 && (info->block_elems == 1 || info->block_bytes % 4 == 0);
+}
+
+static enum gpu_kernel pick(const struct run_graph *g, enum gpu_kernel base, enum gpu_kernel subgroup)
+{
+    return gpu_kernel_usable(g->model->dev, subgroup) ? subgroup : base;
+}
+
+#define PUT(g, k, spec, binds, push, ...)                                                                    \
+    run_dispatch((g)->prog, k, &(spec), sizeof(spec), 1, binds, COR_COUNT(binds), &(push),                     \
+                 (const struct run_dim[3]){__VA_ARGS__})
+
+static const struct push_none no_push;
+
+/* ---- pieces of the pass ------------------------------------------------------------------------------------ */
+
+static void norm(const struct run_graph *g, const struct run_matrix *w, struct gpu_bind in, struct gpu_bind out,
+                 bool from_row0, struct run_dim rows)
+{
+    const struct mdl_config *c = config_of(g);
+    const struct spec_rmsnorm spec = {.wg = WG, .dim = c->dim, .eps_bits = f32_bits(c->rms_eps), .from_row0 = from_row0};
+    const struct gpu_bind binds[] = {whole(g->state->state), in, weights(g, &w->pieces[0]), out};
+
+    PUT(g, pick(g, GPU_K_rmsnorm, GPU_K_rmsnorm_sg), spec, binds, no_push, DIM_1, rows, DIM_1);
+}
+
+struct mat_use {
+    struct gpu_bind in, out;
+    uint32_t k_stride, n_out; /* elements between rows */
+    bool add;                 /* out += */
+    bool many;                /* mat-mul over rows, else mat-vec */
+    bool count_rows;          /* rows of the output head, else tokens */
+};
+
+static void matrix_piece(const struct run_graph *g, const struct run_matrix *m, const struct run_piece *p, uint32_t out0,
+                         const struct mat_use *u)
+{
+    const struct spec_mat spec = {
+        .wg = u->many ? WG : row_lanes(m->cols),
+        .k = m->cols,
+        .n_out = u->n_out,
+        .k_stride = u->k_stride,
+        .format = m->type,
+        .row_bytes = (uint32_t)m->row_bytes,
+        .add = u->add,
+        .rows = MATVEC_ROWS,
+        .aligned = word_aligned(m->type, m->row_bytes),
+        .count_rows = u->count_rows,
+    };
+    const struct push_mat push = {.out0 = out0 + p->row0, .n_rows = p->n_rows, .w_off = 0};
+    struct run_dim grid[3];
+
+    spread(g, div_up(p->n_rows, u->many ? TILE_ROWS : MATVEC_ROWS), grid);
+    if (u->many) {
+        const struct gpu_bind binds[] = {whole(g->state->state), u->in, weights(g, p), u->out};
+
+        grid[1] = run_per(u->count_rows ? DIM_ROWS : DIM_TOKENS, TILE_TOKENS);
+        run_dispatch(g->prog, GPU_K_matmul, &spec, sizeof(spec), 1, binds, COR_COUNT(binds), &push, grid);
+    } else {
+        const struct gpu_bind binds[] = {u->in, weights(g, p), u->out};
+
+        grid[1] = DIM_1;
+        run_dispatch(g->prog, pick(g, GPU_K_matvec, GPU_K_matvec_sg), &spec, sizeof(spec), 1, binds, COR_COUNT(binds),
+                     &push, grid);
+    }
+}
+
+/* All matrices and pieces write the same output buffer: a barrier stands between them, none behind the last. */
+static void linear(const struct run_graph *g, const struct run_linear *l, const struct mat_use *u)
+{
+    uint32_t out0 = 0;
+    bool first = true;
+
+    for (uint32_t i = 0; i < l->n; i++) {
+        for (uint32_t j = 0; j < l->m[i].n_pieces; j++) {
+            if (!first)
+                run_barrier(g->prog, GPU_BARRIER_COMPUTE);
+            matrix_piece(g, &l->m[i], &l->m[i].pieces[j], out0, u);
+            first = false;
+        }
+        out0 += l->m[i].rows;
+    }
+}
+
+static void rope_and_store(const struct run_graph *g, uint32_t layer)
+{
+    const struct mdl_config *c = config_of(g);
+    const struct run_state *s = g->state;
+    const struct spec_rope spec = {
+        .wg = WG,
+        .head_dim = c->head_dim,
+        .n_heads = c->n_heads,
+        .n_kv = c->n_kv_heads,
+        .n_rot = c->n_rot,
+        .neox = c->rope == MDL_ROPE_NEOX,
+        .k_f16 = s->k_f16,
+        .v_f16 = s->v_f16,
+    };
+    const struct gpu_bind binds[] = {whole(s->state),
+                                     act(g, &s->qkv),
+                                     act(g, &s->qr),
+                                     run_arena_bind(&s->kv_arena, &s->kv[layer].k),
+                                     run_arena_bind(&s->kv_arena, &s->kv[layer].v),
+                                     act(g, &s->rope)};
+    uint32_t words = (c->n_heads + 2 * c->n_kv_heads) * c->head_dim / 2;
+
+    PUT(g, GPU_K_rope_kv, spec, binds, no_push, run_fixed(div_up(words, WG)), tokens(g), DIM_1);
+}
+
+static void attention(const struct run_graph *g, uint32_t layer)
+{
+    const struct mdl_config *c = config_of(g);
+    const struct run_state *s = g->state;
+    const struct spec_attn spec = {
+        .wg = WG,
+        .head_dim = c->head_dim,
+        .n_heads = c->n_heads,
+        .n_kv = c->n_kv_heads,
+        .scale_bits = f32_bits((float)(1.0 / sqrt(c->head_dim))),
+        .k_f16 = s->k_f16,
+        .v_f16 = s->v_f16,
+        .n_splits = s->n_splits,
+    };
+    const struct gpu_bind binds[] = {whole(s->state), act(g, &s->qr), run_arena_bind(&s->kv_arena, &s->kv[layer].k),
+                                     run_arena_bind(&s->kv_arena, &s->kv[layer].v),
+                                     act(g, g->many ? &s->att : &s->part)};
+    const struct gpu_bind merge[] = {whole(s->state), act(g, &s->part), act(g, &s->att)};
+
+    if (g->many) {
+        PUT(g, GPU_K_attn_many, spec, binds, no_push, run_fixed(c->n_heads), run_per(DIM_TOKENS, ATTN_QUERIES), DIM_1);
+        return;
+    }
+    PUT(g, pick(g, GPU_K_attn_one, GPU_K_attn_one_sg), spec, binds, no_push, run_fixed(c->n_heads),
+        run_per(DIM_CONTEXT, ATTN_SPLIT), DIM_1);
+    run_barrier(g->prog, GPU_BARRIER_COMPUTE);
+    PUT(g, GPU_K_attn_merge, spec, merge, no_push, run_fixed(c->n_heads), DIM_1, DIM_1);
+}
+
+static void route(const struct run_graph *g, uint32_t layer)
+{
+    const struct mdl_config *c = config_of(g);
+    const struct run_state *s = g->state;
+    const struct spec_router spec = {
+        .wg = WG,
+        .n_experts = c->n_experts,
+        .k_used = c->n_experts_used,
+        .norm = c->norm_topk,
+        .scale_bits = f32_bits(c->expert_scale),
+    };
+    const struct push_layer push = {.layer = layer};
+    const struct gpu_bind binds[] = {act(g, &s->route), act(g, &s->mask), act(g, &s->sel)};
+
+    PUT(g, GPU_K_router, spec, binds, push, DIM_1, tokens(g), DIM_1);
+}
+
+static uint32_t shared_width(const struct mdl_config *c)
+{
+    return c->n_shared * c->ff_expert;
+}
+
+static void swiglu(const struct run_graph *g)
+{
+    const struct spec_swiglu spec = {.wg = WG, .ff = shared_width(config_of(g))};
+    const struct gpu_bind binds[] = {act(g, &g->state->gu), act(g, &g->state->hs)};
+
+    PUT(g, GPU_K_swiglu, spec, binds, no_push, run_fixed(div_up(spec.ff, WG)), tokens(g), DIM_1);
+}
+
+/* ---- experts ------------------------------------------------------------------------------------------------ */
+
+enum { GATE_UP, DOWN };
+
+/* The module for a step of the experts: [step][many][array][subgroup]. */
+static enum gpu_kernel expert_kernel(const struct run_graph *g, int step)
+{
+    static const enum gpu_kernel tile[2][2] = {{GPU_K_expert_gate_up_tile, GPU_K_expert_gate_up_tile_arr},
+                                               {GPU_K_expert_down_tile, GPU_K_expert_down_tile_arr}};
+    static const enum gpu_kernel one[2][2][2] = {
+        {{GPU_K_expert_gate_up, GPU_K_expert_gate_up_sg}, {GPU_K_expert_gate_up_arr, GPU_K_expert_gate_up_sg_arr}},
+        {{GPU_K_expert_down, GPU_K_expert_down_sg}, {GPU_K_expert_down_arr, GPU_K_expert_down_sg_arr}}};
+    bool array = g->model->pool.array;
+
+    return g->many ? tile[step][array] : pick(g, one[step][array][0], one[step][array][1]);
+}
+
+static struct spec_expert expert_spec(const struct run_graph *g, uint32_t layer, int step)
+{
+    const struct mdl_config *c = config_of(g);
+    const struct run_pool *pool = &g->model->pool;
+    const struct run_expert_layout *at = &pool->layout[layer];
+    bool aligned = step == GATE_UP ? word_aligned(at->gate, mdl_row_bytes(at->gate, c->dim)) &&
+                                         word_aligned(at->up, mdl_row_bytes(at->up, c->dim))
+                                   : word_aligned(at->down, mdl_row_bytes(at->down, c->ff_expert));
+
+    return (struct spec_expert){
+        .wg = g->many ? WG : row_lanes(step == GATE_UP ? c->dim : c->ff_expert),
+        .dim = c->dim,
+        .ff = c->ff_expert,
+        .n_experts = c->n_experts,
+        .k_used = c->n_experts_used,
+        .fmt_gate = at->gate,
+        .fmt_up = at->up,
+        .fmt_down = at->down,
+        .up_off = at->up_off,
+        .down_off = at->down_off,
+        .slot_stride = pool->slot_bytes,
+        .slots_per_seg = pool->slots_per_seg,
+        .n_segs = pool->array ? pool->n_segs : 1,
+        .rows = MATVEC_ROWS,
+        .aligned = aligned,
+    };
+}
+
+/* Dispatches that one step of a layer's experts takes: one with the array, else one per segment of the layer. */
+static uint32_t expert_dispatches(const struct run_pool *pool)
+{
+    return pool->array ? 1 : pool->segs_per_layer;
+}
+
+static void expert_step(const struct run_graph *g, uint32_t layer, int step)
+{
+    const struct mdl_config *c = config_of(g);
+    const struct run_state *s = g->state;
+    const struct run_pool *pool = &g->model->pool;
+    const struct spec_expert spec = expert_spec(g, layer, step);
+    uint32_t rows = step == GATE_UP ? c->ff_expert : c->dim, first, n;
+    struct gpu_bind binds[4 + RUN_MAX_SEGMENTS] = {
+        act(g, step == GATE_UP ? &s->xn : &s->h),
+        g->many ? act(g, &s->tiles) : act(g, &s->sel),
+        g->many ? act(g, &s->pairs) : whole(pool->table),
+        act(g, step == GATE_UP ? &s->h : &s->y),
+    };
+    const struct run_dim many[3] = {run_fixed(div_up(rows, TILE_ROWS)), {DIM_DEVICE, 0}, DIM_1};
+    const struct run_dim one[3] = {run_fixed(div_up(rows, MATVEC_ROWS)), run_fixed(c->n_experts_used), DIM_1};
+
+    run_pool_segments(pool, layer, &first, &n);
+    for (uint32_t d = 0; d < expert_dispatches(pool); d++) {
+        const struct push_expert push = {.layer = layer, .seg = first + d};
+        uint32_t n_segs = pool->array ? n : 1;
+
+        if (d)
+            run_barrier(g->prog, GPU_BARRIER_COMPUTE); /* the same output buffer */
+        for (uint32_t i = 0; i < n_segs; i++)
+            binds[4 + i] = whole(pool->segs[first + d + i]);
+        run_dispatch(g->prog, expert_kernel(g, step), &spec, sizeof(spec), n_segs, binds, 4 + n_segs, &push,
+                     g->many ? many : one);
+    }
+}
+
+/* One token: resolve. Many: group. Either halts the submit when an expert that was chosen is absent. */
+static void find_slots(const struct run_graph *g, uint32_t layer)
+{
+    const struct mdl_config *c = config_of(g);
+    const struct run_state *s = g->state;
+    const struct run_pool *pool = &g->model->pool;
+    const struct spec_resolve spec = {.wg = WG, .n_experts = c->n_experts, .k_used = c->n_experts_used};
+    uint32_t next = g->prog->n_dispatches + 1, per_step = expert_dispatches(pool);
+
+    if (g->many) {
+        const struct push_group push = {.layer = layer, .next = next, .tiles0 = next, .n_tiles = 2 * per_step};
+        const struct gpu_bind binds[] = {whole(s->state),   act(g, &s->sel),   whole(pool->table),    act(g, &s->tiles),
+                                         act(g, &s->pairs), whole(s->mailbox), whole(g->prog->args)};
+
+        PUT(g, GPU_K_group, spec, binds, push, DIM_1, DIM_1, DIM_1);
+    } else {
+        const struct push_resolve push = {.layer = layer, .next = next};
+        const struct gpu_bind binds[] = {act(g, &s->sel), whole(pool->table), whole(s->mailbox), whole(g->prog->args)};
+
+        PUT(g, GPU_K_resolve, spec, binds, push, DIM_1, DIM_1, DIM_1);
+    }
+}
+
+static void combine(const struct run_graph *g)
+{
+    const struct mdl_config *c = config_of(g);
+    const struct run_state *s = g->state;
+    const struct spec_combine spec = {.wg = WG, .dim = c->dim, .k_used = c->n_experts_used, .shared = c->n_shared > 0};
+    const struct gpu_bind binds[] = {act(g, &s->sel), act(g, &s->y), act(g, &s->ys), act(g, &s->x)};
+
+    PUT(g, GPU_K_combine, spec, binds, no_push, run_fixed(div_up(c->dim, WG)), tokens(g), DIM_1);
+}
+
+/* ---- parts -------------------------------------------------------------------------------------------------- */
+
+void run_record_embed(const struct run_graph *g)
+{
+    const struct mdl_config *c = config_of(g);
+    const struct run_matrix *m = &g->model->weights.embed;
+    const struct spec_embed spec = {.wg = WG, .dim = c->dim, .format = m->type, .row_bytes = (uint32_t)m->row_bytes};
+
+    run_part_begin(g->prog);
+    for (uint32_t i = 0; i < m->n_pieces; i++) {
+        const struct run_piece *p = &m->pieces[i];
+        const struct push_embed push = {.row0 = p->row0, .n_rows = p->n_rows, .w_off = 0};
+        const struct gpu_bind binds[] = {whole(g->state->state), weights(g, p), act(g, &g->state->x)};
+
+        PUT(g, GPU_K_embed, spec, binds, push, run_fixed(div_up(c->dim, WG * MATVEC_UNIT)), tokens(g), DIM_1);
+        run_barrier(g->prog, GPU_BARRIER_COMPUTE);
+    }
+    run_part_end(g->prog);
+}
+
+void run_record_attention(const struct run_graph *g, uint32_t layer)
+{
+    const struct mdl_config *c = config_of(g);
+    const struct run_state *s = g->state;
+    const struct run_layer_weights *w = &g->model->weights.layers[layer];
+    const struct run_linear router = {.n = 1, .m = {w->router}, .n_out = c->n_experts};
+    uint32_t q = c->n_heads * c->head_dim;
+    const struct mat_use to_qkv = {act(g, &s->xn), act(g, &s->qkv), c->dim, w->qkv.n_out, .many = g->many};
+    const struct mat_use to_x = {act(g, &s->att), act(g, &s->x), q, c->dim, .add = true, .many = g->many};
+    const struct mat_use to_route = {act(g, &s->xn), act(g, &s->route), c->dim, c->n_experts, .many = g->many};
+    const struct mat_use to_shared = {act(g, &s->xn), act(g, &s->gu), c->dim, 2 * shared_width(c), .many = g->many};
+
+    run_part_begin(g->prog);
+    norm(g, &w->attn_norm, act(g, &s->x), act(g, &s->xn), false, tokens(g));
+    run_barrier(g->prog, GPU_BARRIER_COMPUTE);
+    linear(g, &w->qkv, &to_qkv);
+    run_barrier(g->prog, GPU_BARRIER_COMPUTE);
+    rope_and_store(g, layer);
+    run_barrier(g->prog, GPU_BARRIER_COMPUTE);
+    attention(g, layer);
+    run_barrier(g->prog, GPU_BARRIER_COMPUTE);
+    linear(g, &w->o, &to_x);
+    run_barrier(g->prog, GPU_BARRIER_COMPUTE);
+    norm(g, &w->ffn_norm, act(g, &s->x), act(g, &s->xn), false, tokens(g));
+    run_barrier(g->prog, GPU_BARRIER_COMPUTE);
+    linear(g, &router, &to_route);
+    linear(g, &w->shared_gate_up, &to_shared);
+    run_barrier(g->prog, GPU_BARRIER_COMPUTE);
+    route(g, layer);
+    if (c->n_shared)
+        swiglu(g);
+    run_barrier(g->prog, GPU_BARRIER_COMPUTE);
+    run_part_end(g->prog);
+}
+
+void run_record_experts(const struct run_graph *g, uint32_t layer)
+{
+    const struct mdl_config *c = config_of(g);
+    const struct run_state *s = g->state;
+    const struct run_layer_weights *w = &g->model->weights.layers[layer];
+    const struct mat_use shared_down = {act(g, &s->hs), act(g, &s->ys), shared_width(c), c->dim, .many = g->many};
+
+    run_part_begin(g->prog);
+    find_slots(g, layer);
+    run_barrier(g->prog, GPU_BARRIER_ARGS);
+    expert_step(g, layer, GATE_UP);
+    run_barrier(g->prog, GPU_BARRIER_COMPUTE);
+    expert_step(g, layer, DOWN); /* the dispatches of both steps stand together: group sets their grids */
+    linear(g, &w->shared_down, &shared_down);
+    run_barrier(g->prog, GPU_BARRIER_COMPUTE);
+    combine(g);
+    run_barrier(g->prog, GPU_BARRIER_COMPUTE);
+    run_part_end(g->prog);
+}
+
+void run_record_head(const struct run_graph *g, bool all)
+{
+    const struct mdl_config *c = config_of(g);
+    const struct run_state *s = g->state;
+    const struct run_weights *w = &g->model->weights;
+    const struct mat_use to_logits = {act(g, &s->xn), act(g, &s->logits), c->dim, c->vocab_size,
+                                      .many = all,    .count_rows = all};
+    const struct spec_argmax spec = {.wg = WG, .n = c->vocab_size};
+    const struct gpu_bind binds[] = {act(g, &s->logits), whole(s->mailbox)};
+
+    run_part_begin(g->prog);
+    norm(g, &w->out_norm, act(g, &s->x), act(g, &s->xn), true, all ? run_per(DIM_ROWS, 1) : DIM_1);
+    run_barrier(g->prog, GPU_BARRIER_COMPUTE);
+    linear(g, &w->head, &to_logits);
+    run_barrier(g->prog, all ? GPU_BARRIER_COPY : GPU_BARRIER_COMPUTE);
+    if (!all) {
+        PUT(g, GPU_K_argmax, spec, binds, no_push, DIM_1, DIM_1, DIM_1);
+        run_barrier(g->prog, GPU_BARRIER_COPY);
+    }
+    run_copy(g->prog, run_arena_buffer(&s->act, &s->logits), s->logits.off, s->out,
+             all ? s->logits.bytes : (uint64_t)c->vocab_size * 4);
+    run_part_end(g->prog);
+}
+
+static uint32_t pieces_of(const struct run_linear *l)
+{
+    uint32_t n = 0;
+
+    for (uint32_t i = 0; i < l->n; i++)
+        n += l->m[i].n_pieces;
+    return n;
+}
+
+uint32_t run_count_dispatches(const struct run_model *m)
+{
+    const struct run_weights *w = &m->weights;
+    uint32_t n = w->embed.n_pieces + pieces_of(&w->head) + 8;
+
+    for (uint32_t i = 0; i < w->n_layers; i++) {
+        const struct run_layer_weights *l = &w->layers[i];
+
+        n += pieces_of(&l->qkv) + pieces_of(&l->o) + l->router.n_pieces + pieces_of(&l->shared_gate_up) +
+             pieces_of(&l->shared_down) + 2 * expert_dispatches(&m->pool) + 16;
+    }
+    return n;
+}

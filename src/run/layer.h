@@ -1,0 +1,36 @@
+/* The forward pass as a readable list of dispatches and barriers, for one token and for many.
+ * Owns the order of the mathematics; kernels are in shaders/, memory in state.h, weights.h and pool.h. */
+#ifndef RUN_LAYER_H
+#define RUN_LAYER_H
+
+#include "run/program.h"
+#include "run/state.h"
+
+struct run_graph {
+    struct run_program *prog;
+    const struct run_model *model;
+    const struct run_state *state;
+    bool many; /* a chunk of tokens (mat-mul, expert tiles), else one token (mat-vec) */
+};
+
+/* Each records one part. */
+void run_record_embed(const struct run_graph *g);
+void run_record_attention(const struct run_graph *g, uint32_t layer); /* a: norm, attention, norm, router */
+void run_record_experts(const struct run_graph *g, uint32_t layer);   /* b: resolve, experts, residual */
+/* Output head for the rows [row0, row0 + n_rows) of the step: one row, or up to state->n_rows (all). */
+void run_record_head(const struct run_graph *g, bool all);
+
+/* Parts of a program in this order: embed, then attention and experts of each layer, then the head. */
+static inline uint32_t run_part_attention(uint32_t layer)
+{
+    return 1 + 2 * layer;
+}
+static inline uint32_t run_part_experts(uint32_t layer)
+{
+    return 2 + 2 * layer;
+}
+
+/* Upper bound of the dispatches that the whole pass records. */
+uint32_t run_count_dispatches(const struct run_model *m);
+
+#endif

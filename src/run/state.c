@@ -1,0 +1,204 @@
+#include "run/state.h"
+
+#include <inttypes.h>
+#include <math.h>
+#include <string.h>
+
+#include "core/alloc.h"
+
+#define CHUNK_MAX 512u
+#define LOGITS_ROWS_MAX 32u
+
+struct plan { /* one region to take */
+    struct run_region *region;
+    uint64_t bytes;
+    const char *name;
+};
+
+static uint32_t mask_words(const struct mdl_config *c)
+{
+    return (c->n_experts + 31) / 32;
+}
+
+/* Largest chunk for which every activation still fits one binding. */
+static uint32_t fit_chunk(const struct mdl_config *c, const struct gpu_caps *caps, uint32_t wanted, uint32_t n_ctx)
+{
+    uint64_t ff = c->n_shared * (uint64_t)c->ff_expert;
+    uint64_t per[] = {
+        c->dim,
+        (c->n_heads + 2ull * c->n_kv_heads) * c->head_dim,
+        c->n_experts,
+        (uint64_t)c->n_experts_used * c->dim,
+        (uint64_t)c->n_experts_used * c->ff_expert,
+        2 * ff,
+    };
+    uint64_t chunk = wanted ? wanted : CHUNK_MAX;
+
+    for (uint32_t i = 0; i < COR_COUNT(per); i++)
+        if (per[i] && chunk > caps->max_range / (4 * per[i]))
+            chunk = caps->max_range / (4 * per[i]);
+    if (chunk > CHUNK_MAX)
+        chunk = CHUNK_MAX;
+    if (chunk > n_ctx)
+        chunk = n_ctx;
+    if (chunk > TILE_TOKENS && !wanted)
+        chunk -= chunk % TILE_TOKENS;
+    return chunk ? (uint32_t)chunk : 1;
+}
+
+static enum vkmoe_status plan_kv(struct run_state *s, const struct mdl_config *c, struct vkmoe_err *err)
+{
+    const struct gpu_caps *caps = gpu_device_caps(s->dev);
+    uint64_t row = (uint64_t)c->n_kv_heads * c->head_dim;
+    uint64_t k = row * (s->k_f16 ? 2 : 4), v = row * (s->v_f16 ? 2 : 4);
+    uint64_t most = caps->max_range / (k > v ? k : v);
+    enum vkmoe_status st = VKMOE_OK;
+
+    if (s->n_ctx > most)
+        return cor_fail(err, VKMOE_ERR_LIMIT,
+                        "context of %u positions: the cache of one layer does not fit one binding; at most %" PRIu64,
+                        s->n_ctx, most);
+    s->kv = cor_array(c->n_layers, sizeof(*s->kv));
+    if (!s->kv)
+        return cor_fail(err, VKMOE_ERR_MEMORY, "no memory for the cache of %u layers", c->n_layers);
+    for (uint32_t l = 0; l < c->n_layers; l++) {
+        TRY(run_arena_plan(&s->kv_arena, k * s->n_ctx, "key cache", &s->kv[l].k, err));
+        TRY(run_arena_plan(&s->kv_arena, v * s->n_ctx, "value cache", &s->kv[l].v, err));
+    }
+done:
+    return st;
+}
+
+static enum vkmoe_status plan_activations(struct run_state *s, const struct mdl_config *c, struct vkmoe_err *err)
+{
+    uint64_t t = s->chunk, k = c->n_experts_used, q = (uint64_t)c->n_heads * c->head_dim;
+    uint64_t kv = (uint64_t)c->n_kv_heads * c->head_dim, ff = (uint64_t)c->n_shared * c->ff_expert;
+    uint64_t tiles = t * k / TILE_TOKENS + c->n_experts; /* each expert has at most one tile that is not full */
+    const struct plan list[] = {
+        {&s->x, t * c->dim * 4, "residual stream"},
+        {&s->xn, t * c->dim * 4, "normed stream"},
+        {&s->qkv, t * (q + 2 * kv) * 4, "queries, keys and values"},
+        {&s->qr, t * q * 4, "rotated queries"},
+        {&s->att, t * q * 4, "attention output"},
+        {&s->part, (uint64_t)c->n_heads * s->n_splits * (c->head_dim + 2) * 4, "partial attention"},
+        {&s->route, t * c->n_experts * 4, "router logits"},
+        {&s->sel, t * k * 8, "expert choice"},
+        {&s->gu, ff ? t * 2 * ff * 4 : 4, "shared gate and up"},
+        {&s->hs, ff ? t * ff * 4 : 4, "shared hidden"},
+        {&s->ys, ff ? t * c->dim * 4 : 4, "shared output"},
+        {&s->h, t * k * c->ff_expert * 4, "expert hidden"},
+        {&s->y, t * k * c->dim * 4, "expert outputs"},
+        {&s->tiles, tiles * TILE_WORDS * 4, "expert tiles"},
+        {&s->pairs, t * k * 4, "expert pairs"},
+        {&s->logits, (uint64_t)s->n_rows * c->vocab_size * 4, "logits"},
+        {&s->rope, (uint64_t)s->n_ctx * c->n_rot * 4, "RoPE table"},
+        {&s->mask, (uint64_t)c->n_layers * mask_words(c) * 4, "expert mask"},
+    };
+    enum vkmoe_status st = VKMOE_OK;
+
+    for (uint32_t i = 0; i < COR_COUNT(list); i++)
+        TRY(run_arena_plan(&s->act, list[i].bytes, list[i].name, list[i].region, err));
+done:
+    return st;
+}
+
+/* cos and sin of pos * theta^(-2i / n_rot), in double: shaders call neither (docs/DESIGN.md section 3). */
+static enum vkmoe_status upload_rope(struct run_state *s, const struct mdl_config *c, struct vkmoe_err *err)
+{
+    uint32_t half = c->n_rot / 2;
+    float *table = cor_array((size_t)s->n_ctx * half * 2, sizeof(*table));
+    enum vkmoe_status st = VKMOE_OK;
+
+    if (!table)
+        return cor_fail(err, VKMOE_ERR_MEMORY, "no memory for the RoPE table of %u positions", s->n_ctx);
+    for (uint32_t i = 0; i < half; i++) {
+        double freq = pow(c->rope_theta, -2.0 * i / c->n_rot);
+
+        for (uint32_t pos = 0; pos < s->n_ctx; pos++) {
+            float *to = table + ((size_t)pos * half + i) * 2;
+
+            to[0] = (float)cos(pos * freq);
+            to[1] = (float)sin(pos * freq);
+        }
+    }
+    TRY(gpu_upload(s->dev, run_arena_buffer(&s->act, &s->rope), s->rope.off, table, s->rope.bytes, err));
+done:
+    cor_free(table);
+    return st;
+}
+
+enum vkmoe_status run_state_set_mask(struct run_state *s, const struct run_model *m, const uint32_t *allowed,
+                                     struct vkmoe_err *err)
+{
+    (void)m;
+    return gpu_upload(s->dev, run_arena_buffer(&s->act, &s->mask), s->mask.off, allowed, s->mask.bytes, err);
+}
+
+static enum vkmoe_status allow_all(struct run_state *s, const struct run_model *m, struct vkmoe_err *err)
+{
+    uint32_t *all = cor_alloc(s->mask.bytes);
+    enum vkmoe_status st;
+
+    if (!all)
+        return cor_fail(err, VKMOE_ERR_MEMORY, "no memory for the expert mask");
+    memset(all, 0xff, s->mask.bytes);
+    st = run_state_set_mask(s, m, all, err);
+    cor_free(all);
+    return st;
+}
+
+static enum vkmoe_status create_buffers(struct run_state *s, const struct mdl_config *c, struct vkmoe_err *err)
+{
+    uint64_t head = (STEP_TOKENS + (uint64_t)s->chunk) * 4, changes = (uint64_t)c->n_layers * c->n_experts * 8;
+    enum vkmoe_status st = VKMOE_OK;
+
+    TRY(run_arena_create(&s->kv_arena, "KV cache", err));
+    TRY(run_arena_create(&s->act, "activations", err));
+    TRY(gpu_buffer_create(&s->state, s->dev, head, GPU_MEM_DEVICE, "state", err));
+    TRY(gpu_buffer_create(&s->step, s->dev, head + changes, GPU_MEM_STEP, "step", err));
+    TRY(gpu_buffer_create(&s->mailbox, s->dev, MAIL_WORDS * 4, GPU_MEM_READ, "mailbox", err));
+    TRY(gpu_buffer_create(&s->out, s->dev, s->logits.bytes, GPU_MEM_READ, "logits for the host", err));
+done:
+    return st;
+}
+
+enum vkmoe_status run_state_create(struct run_state *s, const struct run_model *m, const struct run_state_params *p,
+                                   struct vkmoe_err *err)
+{
+    const struct mdl_config *c = &m->mdl->config;
+    const struct gpu_caps *caps = gpu_device_caps(m->dev);
+    uint64_t rows = caps->max_range / (4ull * c->vocab_size);
+    enum vkmoe_status st = VKMOE_OK;
+
+    memset(s, 0, sizeof(*s));
+    s->dev = m->dev;
+    s->n_ctx = p->n_ctx;
+    s->k_f16 = p->k_f16;
+    s->v_f16 = p->v_f16;
+    s->chunk = fit_chunk(c, caps, p->chunk, p->n_ctx);
+    s->n_rows = rows < 1 ? 1 : rows > LOGITS_ROWS_MAX ? LOGITS_ROWS_MAX : (uint32_t)rows;
+    if (s->n_rows > s->chunk)
+        s->n_rows = s->chunk;
+    s->n_splits = (p->n_ctx + ATTN_SPLIT - 1) / ATTN_SPLIT;
+    run_arena_init(&s->kv_arena, m->dev);
+    run_arena_init(&s->act, m->dev);
+    TRY(plan_kv(s, c, err));
+    TRY(plan_activations(s, c, err));
+    TRY(create_buffers(s, c, err));
+    TRY(upload_rope(s, c, err));
+    TRY(allow_all(s, m, err));
+done:
+    return st;
+}
+
+void run_state_close(struct run_state *s)
+{
+    run_arena_close(&s->kv_arena);
+    run_arena_close(&s->act);
+    gpu_buffer_destroy(s->state);
+    gpu_buffer_destroy(s->step);
+    gpu_buffer_destroy(s->mailbox);
+    gpu_buffer_destroy(s->out);
+    cor_free(s->kv);
+    memset(s, 0, sizeof(*s));
+}
