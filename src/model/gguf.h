@@ -53,10 +53,16 @@ struct mdl_gguf {
     struct mdl_tensor *tensors; /* in file order */
     uint64_t data_off;
     /* private */
-    char *index; /* header bytes, from the start of the file to data_off */
+    char *index; /* header bytes, from the start of the file to the last tensor's entry */
     void *arena;
 };
 
+/* s for messages: control characters and bytes that are not UTF-8 as \xNN, long text cut. Returns dst. */
+enum { MDL_SHOW_BYTES = 96 };
+const char *mdl_show(char dst[MDL_SHOW_BYTES], const char *s, uint64_t n);
+
+/* Reads the index in growing pieces, never the data. Everything in it is checked: counts and lengths against the file's
+ * size, shapes, offsets, alignment, duplicates, overlaps. */
 enum vkmoe_status mdl_gguf_open(struct mdl_gguf **out, const char *path, struct vkmoe_err *err);
 void mdl_gguf_close(struct mdl_gguf *g);
 
