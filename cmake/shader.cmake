@@ -1,0 +1,24 @@
+# One module: compiles SHADER with MACROS (comma list) to OUT.spv, validates it, and writes its words to OUT.inc.
+# Run as a script with GLSLANG, SPIRV_VAL, SHADER, MACROS, INCLUDE and OUT set.
+string(REPLACE "," ";" macros "${MACROS}")
+list(TRANSFORM macros PREPEND "-D")
+execute_process(
+  COMMAND ${GLSLANG} -V --target-env vulkan1.1 -g0 --quiet -I${INCLUDE} ${macros} -o ${OUT}.spv ${SHADER}
+  RESULT_VARIABLE result OUTPUT_VARIABLE messages ERROR_VARIABLE messages)
+if(NOT result EQUAL 0 OR messages MATCHES "WARNING")
+  file(REMOVE ${OUT}.spv ${OUT}.inc)
+  message(FATAL_ERROR "${SHADER} (${MACROS}):\n${messages}")
+endif()
+execute_process(COMMAND ${SPIRV_VAL} --target-env vulkan1.1 ${OUT}.spv
+                RESULT_VARIABLE result OUTPUT_VARIABLE messages ERROR_VARIABLE messages)
+if(NOT result EQUAL 0)
+  file(REMOVE ${OUT}.spv ${OUT}.inc)
+  message(FATAL_ERROR "${SHADER} (${MACROS}): spirv-val:\n${messages}")
+endif()
+
+# SPIR-V files are little-endian words on every build machine we support.
+file(READ ${OUT}.spv bytes HEX)
+string(REGEX REPLACE "(..)(..)(..)(..)" "0x\\4\\3\\2\\1," words "${bytes}")
+set(word "0x[0-9a-f]+,")
+string(REGEX REPLACE "(${word}${word}${word}${word}${word}${word}${word}${word})" "\\1\n" words "${words}")
+file(WRITE ${OUT}.inc "${words}\n")
