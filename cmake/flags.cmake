@@ -4,14 +4,17 @@ if(NOT MSVC)
 endif()
 
 add_library(vkmoe_flags INTERFACE)
-target_include_directories(vkmoe_flags INTERFACE ${PROJECT_SOURCE_DIR}/include ${PROJECT_SOURCE_DIR}/src ${PROJECT_SOURCE_DIR}/shaders)
-target_compile_definitions(vkmoe_flags INTERFACE _FILE_OFFSET_BITS=64 $<$<NOT:$<BOOL:${WIN32}>>:_POSIX_C_SOURCE=200809L>)
+target_include_directories(vkmoe_flags INTERFACE
+  ${PROJECT_SOURCE_DIR}/include ${PROJECT_SOURCE_DIR}/src ${PROJECT_SOURCE_DIR}/shaders)
+target_compile_definitions(vkmoe_flags INTERFACE
+  _FILE_OFFSET_BITS=64 $<$<NOT:$<BOOL:${WIN32}>>:_POSIX_C_SOURCE=200809L>)
 
 # -ffp-contract=off: the scalar reference gives the same bits from every compiler.
 # Sections and their collection keep the program small: it takes from the static library only what it calls.
 set(VKMOE_LINK_OPTIONS "")
 if(NOT MSVC)
-  target_compile_options(vkmoe_flags INTERFACE -Wall -Wextra -Wshadow -Wundef -Wpointer-arith -Wstrict-prototypes
+  target_compile_options(vkmoe_flags INTERFACE
+                         -Wall -Wextra -Wshadow -Wundef -Wpointer-arith -Wstrict-prototypes
                          -fvisibility=hidden -ffp-contract=off -ffunction-sections -fdata-sections
                          $<$<BOOL:${VKMOE_WERROR}>:-Werror>)
   if(NOT APPLE)

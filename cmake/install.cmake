@@ -18,8 +18,9 @@ install(FILES ${CMAKE_BINARY_DIR}/vkmoe.pc DESTINATION ${CMAKE_INSTALL_LIBDIR}/p
 if(TARGET vkmoe_shared)
   install(TARGETS vkmoe_shared EXPORT vkmoe LIBRARY DESTINATION ${CMAKE_INSTALL_LIBDIR})
   install(EXPORT vkmoe FILE vkmoeTargets.cmake NAMESPACE vkmoe:: DESTINATION ${package_dir})
-  file(CONFIGURE OUTPUT vkmoeConfig.cmake @ONLY
-       CONTENT "# vkmoe::vkmoe is the shared library. The static one is for pkg-config --static.\ninclude(\"\${CMAKE_CURRENT_LIST_DIR}/vkmoeTargets.cmake\")\n")
-  write_basic_package_version_file(${CMAKE_BINARY_DIR}/vkmoeConfigVersion.cmake COMPATIBILITY SameMinorVersion)
-  install(FILES ${CMAKE_BINARY_DIR}/vkmoeConfig.cmake ${CMAKE_BINARY_DIR}/vkmoeConfigVersion.cmake DESTINATION ${package_dir})
+  configure_file(cmake/vkmoeConfig.cmake.in vkmoeConfig.cmake @ONLY)
+  write_basic_package_version_file(${CMAKE_BINARY_DIR}/vkmoeConfigVersion.cmake
+                                   COMPATIBILITY SameMinorVersion)
+  install(FILES ${CMAKE_BINARY_DIR}/vkmoeConfig.cmake ${CMAKE_BINARY_DIR}/vkmoeConfigVersion.cmake
+          DESTINATION ${package_dir})
 endif()

@@ -10,4 +10,8 @@ find_program(SPIRV_VAL spirv-val REQUIRED)
 
 add_library(vkmoe_deps INTERFACE)
 target_include_directories(vkmoe_deps SYSTEM INTERFACE ${VOLK_INCLUDE_DIR} ${VULKAN_HEADERS_DIR})
-target_link_libraries(vkmoe_deps INTERFACE PkgConfig::CJSON PkgConfig::PCRE2 Threads::Threads ${CMAKE_DL_LIBS} m)
+target_link_libraries(vkmoe_deps INTERFACE PkgConfig::CJSON PkgConfig::PCRE2 Threads::Threads
+                      ${CMAKE_DL_LIBS})
+if(NOT MSVC)
+  target_link_libraries(vkmoe_deps INTERFACE m)
+endif()

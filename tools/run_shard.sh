@@ -1,0 +1,37 @@
+#!/usr/bin/env bash
+# run_shard.sh SHARD COUNTS: runs a script of tools/full/ unless out/full/ holds its result for this commit.
+# A shard prints what it likes; lines "counts P F S" are added to COUNTS, lines "figure ..." are kept with the
+# result for docs/RESULTS.md, and the exit status is one more test.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+. tools/lib.sh
+
+shard=$1 counts=$2
+name=$(basename "$shard" .sh)
+result=out/full/$name.result log=out/full/$name.log id=$(tree_id)
+mkdir -p out/full
+
+if [ -f "$result" ] && [ "$(sed -n 's/^commit //p' "$result")" = "$id" ]; then
+    printf 'kept  %-34s %4s s\n' "full: $name" "$(sed -n 's/^seconds //p' "$result")"
+    sed -n 's/^counts //p' "$result" >>"$counts"
+    exit 0
+fi
+start=$SECONDS
+status=ok
+timeout 3600 "$shard" >"$log" 2>&1 || status=FAIL
+printf '%-4s  %-34s %4d s\n' "$status" "full: $name" $((SECONDS - start))
+own=$([ "$status" = ok ] && echo "1 0 0" || echo "0 1 0")
+{ sed -n 's/^counts //p' "$log"; echo "$own"; } >>"$counts"
+if [ "$status" = ok ]; then
+    {
+        echo "commit $id"
+        date -u +'date %F'
+        echo "seconds $((SECONDS - start))"
+        grep '^counts ' "$log" || true
+        grep '^figure ' "$log" || true
+        echo "counts $own"
+    } >"$result"
+else
+    tail -n 40 "$log"
+    rm -f "$result"
+fi
