@@ -13,20 +13,17 @@ enum {
     MDL_PIECE_MAX = 1 << 20 /* bytes merged at once; longer pieces are cut there (tokenizer.h, mdl_encode) */
 };
 
-/* ---- pre-tokenizer (tokenizer_pre.c)
- * -------------------------------------------------------------------------- */
+/* ---- pre-tokenizer (tokenizer_pre.c) ---- */
 
 struct mdl_pre {
     const char *name;    /* as in tokenizer.ggml.pre */
-    const char *regex;   /* as tokenizer.json writes it; NULL: ByteLevel with use_regex, or an alias of the
-                            entry above */
+    const char *regex;   /* as tokenizer.json writes it; NULL: ByteLevel's own */
     const char *pattern; /* the same language for PCRE2, without backtracking */
     bool ignore_merges;  /* a piece that is a token as a whole is taken whole */
 };
 
 const struct mdl_pre *mdl_pre_find(const char *name); /* NULL: unknown */
-const struct mdl_pre *mdl_pre_by_regex(const char *regex,
-                                       bool ignore_merges); /* regex NULL: ByteLevel's own */
+const struct mdl_pre *mdl_pre_by_regex(const char *regex, bool ignore_merges); /* NULL: unknown */
 
 struct mdl_splitter;
 enum vkmoe_status mdl_splitter_create(struct mdl_splitter **out, const struct mdl_pre *pre,
@@ -42,8 +39,7 @@ void mdl_split_end(struct mdl_split_run *r);
 enum vkmoe_status mdl_split_next(struct mdl_split_run *r, const char *text, size_t n, size_t at, size_t *end,
                                  struct vkmoe_err *err);
 
-/* ---- tables (tokenizer.c)
- * ---------------------------------------------------------------------------------------- */
+/* ---- tables (tokenizer.c) ---- */
 
 struct mdl_merge {
     int32_t left, right, id; /* index = rank */
