@@ -164,6 +164,6 @@ const struct cli_cmd cli_tokenize = {
     .synopsis = "[-m FILE] (-p TEXT | -f FILE | - | --decode IDS) [--special] [--json]",
     .example = "  vkmoe tokenize -p \"In the beginning\"\n"
                "  vkmoe tokenize -f README.md --json\n"
-               "  vkmoe tokenize --decode 41,78,277\n",
+               "  vkmoe tokenize --decode 829,267\n",
     .run = run,
 };
