@@ -1,0 +1,501 @@
+#include "model/ref.h"
+
+#include "core/alloc.h"
+
+#include <assert.h>
+#include <inttypes.h>
+#include <math.h>
+#include <string.h>
+
+#define MAX_WEIGHTS (UINT64_C(1) << 30)
+#define CHUNK       (1u << 20) /* bytes read from the file at a time, at least one row */
+
+struct weights { /* of one layer; matrices are (rows, columns) with rows contiguous */
+    float *attn_norm, *q, *k, *v, *o, *ffn_norm;
+    float *router;           /* (n_experts, dim) */
+    float *gate, *up, *down; /* (n_experts, ff, dim) twice, (n_experts, dim, ff) */
+    float *gate_sh, *up_sh,
+        *down_sh; /* (n_shared * ff, dim) twice, (dim, n_shared * ff); NULL without shared experts */
+};
+
+struct mdl_ref {
+    struct mdl_config c;
+    struct mdl_ref_params p;
+    uint32_t *allowed;  /* own copy of p.allowed or NULL */
+    uint64_t n_weights; /* floats held */
+    float *embed, *out_norm, *head;
+    struct weights *layers;
+    float *keys, *values; /* (n_layers, n_ctx, kv_dim) */
+    uint32_t n_past;
+    /* of the token in hand */
+    float *x, *h;         /* (dim): residual stream and its norm */
+    float *q, *att;       /* (n_heads * head_dim) */
+    float *act_g, *act_u; /* (widest expert): gate and up projections */
+    float *y;             /* (dim): one expert's output */
+    float *probs;         /* (n_experts) */
+    double *scores;       /* (n_ctx) */
+    double *acc;          /* max(dim, head_dim) */
+    double *rope;         /* (n_rot / 2, 2): cosine and sine */
+    float *logits;        /* (vocab_size) */
+};
+
+/* ---- arithmetic
+ * -------------------------------------------------------------------------------------------------- */
+
+/* A product of two floats is exact in a double. Eight independent sums, so that the compiler may use vectors
+ * without reordering any of them. */
+static double dot(const float *a, const float *b, uint32_t n)
+{
+    double s[8] = {0};
+    uint32_t i = 0;
+
+    for (; i + 8 <= n; i += 8)
+        for (int k = 0; k < 8; k++)
+            s[k] += (double)a[i + k] * (double)b[i + k];
+    for (; i < n; i++)
+        s[0] += (double)a[i] * (double)b[i];
+    return ((s[0] + s[4]) + (s[2] + s[6])) + ((s[1] + s[5]) + (s[3] + s[7]));
+}
+
+static void matvec(float *y, const float *w, const float *x, uint32_t rows, uint32_t cols)
+{
+    for (uint32_t r = 0; r < rows; r++)
+        y[r] = (float)dot(w + (size_t)r * cols, x, cols);
+}
+
+static void rms_norm(float *y, const float *x, const float *w, uint32_t n, float eps)
+{
+    double scale = 1 / sqrt(dot(x, x, n) / n + (double)eps);
+
+    for (uint32_t i = 0; i < n; i++)
+        y[i] = (float)(x[i] * scale * w[i]);
+}
+
+static void round_to_half(float *x, uint32_t n)
+{
+    for (uint32_t i = 0; i < n; i++)
+        x[i] = mdl_half_to_float(mdl_float_to_half(x[i]));
+}
+
+/* ---- attention
+ * ----------------------------------------------------------------------------------------------------- */
+
+/* Pair i turns by position * theta^(-2i / n_rot). */
+static void rope_angles(struct mdl_ref *r, uint32_t position)
+{
+    for (uint32_t i = 0; i < r->c.n_rot / 2; i++) {
+        double angle = position * pow((double)r->c.rope_theta, -2.0 * i / r->c.n_rot);
+
+        r->rope[2 * i] = cos(angle);
+        r->rope[2 * i + 1] = sin(angle);
+    }
+}
+
+static void rotate(const struct mdl_ref *r, float *x, uint32_t n_heads)
+{
+    uint32_t half = r->c.n_rot / 2;
+    bool norm = r->c.rope == MDL_ROPE_NORM;
+
+    for (uint32_t head = 0; head < n_heads; head++, x += r->c.head_dim)
+        for (uint32_t i = 0; i < half; i++) {
+            float *a = norm ? x + 2 * i : x + i, *b = norm ? a + 1 : a + half;
+            double c = r->rope[2 * i], s = r->rope[2 * i + 1], va = *a, vb = *b;
+
+            *a = (float)(va * c - vb * s);
+            *b = (float)(va * s + vb * c);
+        }
+}
+
+/* One head over positions 0 .. n-1; keys and values are this head's columns in rows of kv_dim. */
+static void attend(struct mdl_ref *r, float *out, const float *q, const float *keys, const float *values,
+                   uint32_t n)
+{
+    uint32_t d = r->c.head_dim, stride = r->c.n_kv_heads * d;
+    double top = -HUGE_VAL, sum = 0, scale = 1 / sqrt((double)d);
+
+    for (uint32_t t = 0; t < n; t++) {
+        r->scores[t] = dot(q, keys + (size_t)t * stride, d) * scale;
+        top = r->scores[t] > top ? r->scores[t] : top;
+    }
+    for (uint32_t t = 0; t < n; t++)
+        sum += r->scores[t] = exp(r->scores[t] - top);
+    memset(r->acc, 0, d * sizeof(*r->acc));
+    for (uint32_t t = 0; t < n; t++)
+        for (uint32_t i = 0; i < d; i++)
+            r->acc[i] += r->scores[t] * (double)values[(size_t)t * stride + i];
+    for (uint32_t i = 0; i < d; i++)
+        out[i] = (float)(r->acc[i] / sum);
+}
+
+static void attention(struct mdl_ref *r, uint32_t layer)
+{
+    const struct mdl_config *c = &r->c;
+    const struct weights *w = &r->layers[layer];
+    uint32_t d = c->head_dim, q_dim = c->n_heads * d, kv_dim = c->n_kv_heads * d,
+             group = c->n_heads / c->n_kv_heads;
+    float *keys = r->keys + (size_t)layer * r->p.n_ctx * kv_dim;
+    float *values = r->values + (size_t)layer * r->p.n_ctx * kv_dim;
+    float *k = keys + (size_t)r->n_past * kv_dim, *v = values + (size_t)r->n_past * kv_dim;
+
+    rms_norm(r->h, r->x, w->attn_norm, c->dim, c->rms_eps);
+    matvec(r->q, w->q, r->h, q_dim, c->dim);
+    matvec(k, w->k, r->h, kv_dim, c->dim);
+    matvec(v, w->v, r->h, kv_dim, c->dim);
+    rotate(r, r->q, c->n_heads);
+    rotate(r, k, c->n_kv_heads);
+    if (r->p.kv_f16) {
+        round_to_half(k, kv_dim);
+        round_to_half(v, kv_dim);
+    }
+    for (uint32_t head = 0; head < c->n_heads; head++) {
+        size_t column = (size_t)(head / group) * d;
+
+        attend(r, r->att + (size_t)head * d, r->q + (size_t)head * d, keys + column, values + column,
+               r->n_past + 1);
+    }
+    matvec(r->h, w->o, r->att, c->dim, q_dim);
+    for (uint32_t i = 0; i < c->dim; i++)
+        r->x[i] += r->h[i];
+}
+
+/* ---- experts
+ * ---------------------------------------------------------------------------------------------------------
+ */
+
+static bool is_allowed(const struct mdl_ref *r, uint32_t layer, uint32_t e)
+{
+    uint32_t words = (r->c.n_experts + 31) / 32;
+
+    return !r->allowed || (r->allowed[(size_t)layer * words + e / 32] >> (e % 32) & 1);
+}
+
+/* Softmax over the allowed experts in ascending id; the others get -1, which no probability is. */
+static void router_probs(struct mdl_ref *r, uint32_t layer)
+{
+    float *p = r->probs, top = -HUGE_VALF;
+    uint32_t n = r->c.n_experts;
+    double sum = 0;
+
+    matvec(p, r->layers[layer].router, r->h, n, r->c.dim);
+    for (uint32_t e = 0; e < n; e++)
+        if (is_allowed(r, layer, e) && p[e] > top)
+            top = p[e];
+    for (uint32_t e = 0; e < n; e++)
+        if (is_allowed(r, layer, e))
+            sum += exp((double)p[e] - top);
+    for (uint32_t e = 0; e < n; e++)
+        p[e] = is_allowed(r, layer, e) ? (float)(exp((double)p[e] - top) / sum) : -1;
+}
+
+/* Takes the best allowed expert out of probs; -1 when none is left. Ties go to the lower id; NaN ranks below
+ * every number, so that broken weights still give distinct valid ids. */
+static int32_t take_best(struct mdl_ref *r, uint32_t layer, float *prob)
+{
+    int32_t best = -1;
+
+    for (uint32_t e = 0; e < r->c.n_experts; e++) {
+        if (!is_allowed(r, layer, e) || r->probs[e] == -2) /* -2: taken */
+            continue;
+        if (best < 0 || r->probs[e] > r->probs[best] || (isnan(r->probs[best]) && !isnan(r->probs[e])))
+            best = (int32_t)e;
+    }
+    *prob = best < 0 ? 0 : r->probs[best];
+    if (best >= 0)
+        r->probs[best] = -2;
+    return best;
+}
+
+static void route(struct mdl_ref *r, uint32_t layer, struct mdl_ref_route *out)
+{
+    double sum = 0;
+
+    memset(out, 0, sizeof(*out));
+    router_probs(r, layer);
+    for (; out->n < r->c.n_experts_used; out->n++) {
+        float prob;
+        int32_t best = take_best(r, layer, &prob);
+
+        if (best < 0)
+            break;
+        out->ids[out->n] = (uint32_t)best;
+        out->weights[out->n] = out->last = prob;
+        sum += prob;
+    }
+    (void)take_best(r, layer, &out->next);
+    for (uint32_t i = 0; i < out->n; i++) {
+        double w = out->weights[i];
+
+        out->weights[i] = (float)((r->c.norm_topk ? w / sum : w) * (double)r->c.expert_scale);
+    }
+}
+
+/* y = down (silu(gate h) * (up h)) */
+static void expert(struct mdl_ref *r, const float *gate, const float *up, const float *down, uint32_t ff)
+{
+    matvec(r->act_g, gate, r->h, ff, r->c.dim);
+    matvec(r->act_u, up, r->h, ff, r->c.dim);
+    for (uint32_t i = 0; i < ff; i++) {
+        double g = r->act_g[i];
+
+        r->act_g[i] = (float)(g / (1 + exp(-g)) * r->act_u[i]);
+    }
+    matvec(r->y, down, r->act_g, r->c.dim, ff);
+}
+
+/* Routed experts in rank order, then the shared one with weight 1. */
+static void feed_forward(struct mdl_ref *r, uint32_t layer, struct mdl_ref_route *chosen)
+{
+    const struct mdl_config *c = &r->c;
+    const struct weights *w = &r->layers[layer];
+    size_t size = (size_t)c->ff_expert * c->dim;
+
+    rms_norm(r->h, r->x, w->ffn_norm, c->dim, c->rms_eps);
+    route(r, layer, chosen);
+    memset(r->acc, 0, c->dim * sizeof(*r->acc));
+    for (uint32_t k = 0; k < chosen->n; k++) {
+        size_t off = chosen->ids[k] * size;
+
+        expert(r, w->gate + off, w->up + off, w->down + off, c->ff_expert);
+        for (uint32_t i = 0; i < c->dim; i++)
+            r->acc[i] += (double)chosen->weights[k] * r->y[i];
+    }
+    if (c->n_shared) {
+        expert(r, w->gate_sh, w->up_sh, w->down_sh, c->n_shared * c->ff_expert);
+        for (uint32_t i = 0; i < c->dim; i++)
+            r->acc[i] += r->y[i];
+    }
+    for (uint32_t i = 0; i < c->dim; i++)
+        r->x[i] = (float)(r->x[i] + r->acc[i]);
+}
+
+/* ---- loading
+ * ----------------------------------------------------------------------------------------------------------
+ */
+
+/* Reads a tensor of `count` elements into a new float array. */
+static enum vkmoe_status load(struct mdl_ref *r, float **out, const struct mdl_model *m,
+                              const struct mdl_tensor *t, uint64_t count, struct vkmoe_err *err)
+{
+    const char *path = cor_file_path(m->gguf->file);
+    enum vkmoe_status st = VKMOE_OK;
+    uint64_t row_bytes, rows, n = 1, per_read;
+    uint8_t *raw = NULL;
+
+    assert(t);
+    for (uint32_t i = 0; i < t->n_dims; i++)
+        n *= t->dims[i]; /* the reader has checked that this does not overflow */
+    if (!t->known)
+        FAIL(VKMOE_ERR_UNSUPPORTED, "%s: tensor %s has type number %" PRIu32 ", which is not supported", path,
+             t->name, t->gguf_type);
+    if (n != count || count == 0)
+        FAIL(VKMOE_ERR_FORMAT, "%s: tensor %s has %" PRIu64 " elements, not %" PRIu64, path, t->name, n,
+             count);
+    r->n_weights += count;
+    if (r->n_weights > MAX_WEIGHTS)
+        FAIL(VKMOE_ERR_LIMIT,
+             "%s: the scalar reference holds at most %" PRIu64 " weights, tensor %s is past that", path,
+             MAX_WEIGHTS, t->name);
+    row_bytes = mdl_row_bytes(t->type, t->dims[0]);
+    rows = count / t->dims[0];
+    per_read = CHUNK > row_bytes ? CHUNK / row_bytes : 1;
+    *out = cor_array((size_t)count, sizeof(**out));
+    raw = cor_alloc((size_t)(per_read * row_bytes));
+    if (!*out || !raw)
+        FAIL(VKMOE_ERR_MEMORY, "%s: no memory for the %" PRIu64 " floats of %s", path, count, t->name);
+    for (uint64_t row = 0; row < rows; row += per_read) {
+        uint64_t part = rows - row < per_read ? rows - row : per_read;
+
+        TRY(mdl_gguf_read(m->gguf, t, row * row_bytes, raw, (size_t)(part * row_bytes), err));
+        mdl_dequant_row(t->type, raw, *out + row * t->dims[0], part * t->dims[0]);
+    }
+done:
+    cor_free(raw);
+    return st;
+}
+
+static enum vkmoe_status load_layer(struct mdl_ref *r, struct weights *w, const struct mdl_model *m,
+                                    const struct mdl_layer *l, struct vkmoe_err *err)
+{
+    const struct mdl_config *c = &r->c;
+    uint64_t dim = c->dim, q_dim = (uint64_t)c->n_heads * c->head_dim,
+             kv_dim = (uint64_t)c->n_kv_heads * c->head_dim;
+    uint64_t expert_size = dim * c->ff_expert, bank = expert_size * c->n_experts;
+    enum vkmoe_status st = VKMOE_OK;
+
+    TRY(load(r, &w->attn_norm, m, l->attn_norm, dim, err));
+    TRY(load(r, &w->q, m, l->q, dim * q_dim, err));
+    TRY(load(r, &w->k, m, l->k, dim * kv_dim, err));
+    TRY(load(r, &w->v, m, l->v, dim * kv_dim, err));
+    TRY(load(r, &w->o, m, l->o, dim * q_dim, err));
+    TRY(load(r, &w->ffn_norm, m, l->ffn_norm, dim, err));
+    TRY(load(r, &w->router, m, l->gate_inp, dim * c->n_experts, err));
+    TRY(load(r, &w->gate, m, l->gate_exps, bank, err));
+    TRY(load(r, &w->up, m, l->up_exps, bank, err));
+    TRY(load(r, &w->down, m, l->down_exps, bank, err));
+    if (c->n_shared) {
+        TRY(load(r, &w->gate_sh, m, l->gate_sh, expert_size * c->n_shared, err));
+        TRY(load(r, &w->up_sh, m, l->up_sh, expert_size * c->n_shared, err));
+        TRY(load(r, &w->down_sh, m, l->down_sh, expert_size * c->n_shared, err));
+    }
+done:
+    return st;
+}
+
+static enum vkmoe_status load_all(struct mdl_ref *r, const struct mdl_model *m, struct vkmoe_err *err)
+{
+    const struct mdl_config *c = &r->c;
+    enum vkmoe_status st = VKMOE_OK;
+
+    r->layers = cor_array(c->n_layers, sizeof(*r->layers));
+    if (!r->layers)
+        FAIL(VKMOE_ERR_MEMORY, "reference: no memory for %" PRIu32 " layers", c->n_layers);
+    TRY(load(r, &r->embed, m, m->embed, (uint64_t)c->vocab_size * c->dim, err));
+    TRY(load(r, &r->out_norm, m, m->out_norm, c->dim, err));
+    if (m->head == m->embed)
+        r->head = r->embed;
+    else
+        TRY(load(r, &r->head, m, m->head, (uint64_t)c->vocab_size * c->dim, err));
+    for (uint32_t i = 0; i < c->n_layers; i++)
+        TRY(load_layer(r, &r->layers[i], m, &m->layers[i], err));
+done:
+    return st;
+}
+
+static enum vkmoe_status make_state(struct mdl_ref *r, struct vkmoe_err *err)
+{
+    const struct mdl_config *c = &r->c;
+    size_t q_dim = (size_t)c->n_heads * c->head_dim, kv_dim = (size_t)c->n_kv_heads * c->head_dim;
+    size_t widest = (size_t)c->ff_expert * (c->n_shared > 1 ? c->n_shared : 1);
+    size_t acc = c->dim > c->head_dim ? c->dim : c->head_dim, words = (c->n_experts + 31) / 32;
+
+    if ((uint64_t)r->p.n_ctx * c->n_layers > SIZE_MAX / sizeof(float) / kv_dim)
+        return cor_fail(err, VKMOE_ERR_LIMIT, "reference: a context of %" PRIu32 " tokens is too long",
+                        r->p.n_ctx);
+    r->keys = cor_array((size_t)c->n_layers * r->p.n_ctx, kv_dim * sizeof(float));
+    r->values = cor_array((size_t)c->n_layers * r->p.n_ctx, kv_dim * sizeof(float));
+    r->x = cor_array(c->dim, sizeof(float));
+    r->h = cor_array(c->dim, sizeof(float));
+    r->q = cor_array(q_dim, sizeof(float));
+    r->att = cor_array(q_dim, sizeof(float));
+    r->act_g = cor_array(widest, sizeof(float));
+    r->act_u = cor_array(widest, sizeof(float));
+    r->y = cor_array(c->dim, sizeof(float));
+    r->probs = cor_array(c->n_experts, sizeof(float));
+    r->scores = cor_array(r->p.n_ctx, sizeof(double));
+    r->acc = cor_array(acc, sizeof(double));
+    r->rope = cor_array(c->n_rot, sizeof(double));
+    r->logits = cor_array(c->vocab_size, sizeof(float));
+    if (r->p.allowed)
+        r->allowed = cor_array(words * c->n_layers, sizeof(*r->allowed));
+    if (!r->keys || !r->values || !r->x || !r->h || !r->q || !r->att || !r->act_g || !r->act_u || !r->y ||
+        !r->probs || !r->scores || !r->acc || !r->rope || !r->logits || (r->p.allowed && !r->allowed))
+        return cor_fail(err, VKMOE_ERR_MEMORY, "reference: no memory for a context of %" PRIu32 " tokens",
+                        r->p.n_ctx);
+    if (r->p.allowed)
+        memcpy(r->allowed, r->p.allowed, words * c->n_layers * sizeof(*r->allowed));
+    r->p.allowed = NULL; /* the caller's array is not needed any more */
+    return VKMOE_OK;
+}
+
+/* ---- public
+ * ------------------------------------------------------------------------------------------------------------
+ */
+
+enum vkmoe_status mdl_ref_create(struct mdl_ref **out, const struct mdl_model *m,
+                                 const struct mdl_ref_params *p, struct vkmoe_err *err)
+{
+    enum vkmoe_status st = VKMOE_OK;
+    struct mdl_ref *r = NULL;
+
+    *out = NULL;
+    if (p->n_ctx == 0)
+        FAIL(VKMOE_ERR_ARGUMENT, "reference: a context of 0 tokens");
+    if (m->config.n_dense_layers)
+        FAIL(VKMOE_ERR_UNSUPPORTED, "%s: %" PRIu32 " leading dense layers, the reference knows none",
+             cor_file_path(m->gguf->file), m->config.n_dense_layers);
+    assert(m->config.n_experts_used <= COR_COUNT(((struct mdl_ref_route *)0)->ids));
+    r = cor_zalloc(sizeof(*r));
+    if (!r)
+        FAIL(VKMOE_ERR_MEMORY, "reference: no memory for %zu bytes", sizeof(*r));
+    r->c = m->config;
+    r->p = *p;
+    TRY(make_state(r, err));
+    TRY(load_all(r, m, err));
+    *out = r;
+    r = NULL;
+done:
+    mdl_ref_destroy(r); /* NULL after success */
+    return st;
+}
+
+static void free_layer(struct weights *w)
+{
+    float *const all[] = {w->attn_norm, w->q,  w->k,    w->v,       w->o,     w->ffn_norm, w->router,
+                          w->gate,      w->up, w->down, w->gate_sh, w->up_sh, w->down_sh};
+
+    for (size_t i = 0; i < COR_COUNT(all); i++)
+        cor_free(all[i]);
+}
+
+void mdl_ref_destroy(struct mdl_ref *r)
+{
+    if (!r)
+        return;
+    for (uint32_t i = 0; r->layers && i < r->c.n_layers; i++)
+        free_layer(&r->layers[i]);
+    cor_free(r->layers);
+    if (r->head != r->embed)
+        cor_free(r->head);
+    cor_free(r->embed);
+    cor_free(r->out_norm);
+    cor_free(r->allowed);
+    cor_free(r->keys);
+    cor_free(r->values);
+    cor_free(r->x);
+    cor_free(r->h);
+    cor_free(r->q);
+    cor_free(r->att);
+    cor_free(r->act_g);
+    cor_free(r->act_u);
+    cor_free(r->y);
+    cor_free(r->probs);
+    cor_free(r->scores);
+    cor_free(r->acc);
+    cor_free(r->rope);
+    cor_free(r->logits);
+    cor_free(r);
+}
+
+void mdl_ref_reset(struct mdl_ref *r)
+{
+    r->n_past = 0;
+}
+
+enum vkmoe_status mdl_ref_feed(struct mdl_ref *r, int32_t token, float *logits, struct mdl_ref_route *routes,
+                               struct vkmoe_err *err)
+{
+    const struct mdl_config *c = &r->c;
+    struct mdl_ref_route own;
+
+    if (token < 0 || (uint32_t)token >= c->vocab_size)
+        return cor_fail(err, VKMOE_ERR_ARGUMENT, "token %" PRId32 " is outside the vocabulary of %" PRIu32,
+                        token, c->vocab_size);
+    if (r->n_past == r->p.n_ctx)
+        return cor_fail(err, VKMOE_ERR_CONTEXT_FULL, "the context of %" PRIu32 " tokens is full", r->p.n_ctx);
+    memcpy(r->x, r->embed + (size_t)token * c->dim, c->dim * sizeof(*r->x));
+    rope_angles(r, r->n_past);
+    for (uint32_t layer = 0; layer < c->n_layers; layer++) {
+        attention(r, layer);
+        feed_forward(r, layer, routes ? &routes[layer] : &own);
+    }
+    if (logits) {
+        rms_norm(r->h, r->x, r->out_norm, c->dim, c->rms_eps);
+        matvec(r->logits, r->head, r->h, c->vocab_size, c->dim);
+        for (uint32_t i = 0; i < c->vocab_size; i++)
+            if (!isfinite(r->logits[i]))
+                return cor_fail(err, VKMOE_ERR_NUMERIC, "non-finite logits at token %" PRIu32, r->n_past);
+        memcpy(logits, r->logits, c->vocab_size * sizeof(*logits));
+    }
+    r->n_past++;
+    return VKMOE_OK;
+}
