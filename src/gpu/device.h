@@ -45,6 +45,8 @@ enum vkmoe_status gpu_instance_device_json(const struct gpu_instance *inst, uint
 enum vkmoe_status gpu_instance_choose(const struct gpu_instance *inst, const char *name, uint32_t *index, struct vkmoe_err *err);
 /* Validation messages since opening (errors and warnings that are not on the suppression list). */
 uint64_t gpu_instance_validation_count(const struct gpu_instance *inst);
+/* True when the validation layer was asked for and is active. */
+bool gpu_instance_validates(const struct gpu_instance *inst);
 
 struct gpu_device_params {
     const char *caps;        /* clamp list, NULL: none */
@@ -59,7 +61,8 @@ enum vkmoe_status gpu_device_open(struct gpu_device **out, struct gpu_instance *
 void gpu_device_close(struct gpu_device *dev); /* saves the pipeline cache */
 const struct gpu_caps *gpu_device_caps(const struct gpu_device *dev);
 const struct vkmoe_device_info *gpu_device_info(const struct gpu_device *dev);
-/* Clears and reads the count of barriers recorded (with skip_barrier: to know how many there are). */
+/* Sets the switch and clears the count of barriers recorded. Barriers between device commands count, GPU_BARRIER_HOST does
+ * not: the wait for the fence hides it from the validation layer. */
 void gpu_device_set_skip_barrier(struct gpu_device *dev, int32_t nth);
 uint32_t gpu_device_barriers_recorded(const struct gpu_device *dev);
 

@@ -72,6 +72,9 @@ struct gpu_pipeline;
 enum vkmoe_status gpu_pipeline_get(struct gpu_pipeline **out, struct gpu_device *dev, enum gpu_kernel k, const void *spec,
                                    size_t spec_bytes, uint32_t n_segs, struct vkmoe_err *err);
 
+/* True when the driver took it from the pipeline cache (VK_EXT_pipeline_creation_feedback; false where that is absent). */
+bool gpu_pipeline_from_cache(const struct gpu_pipeline *p);
+
 /* What the driver's compiler says of a pipeline (VK_KHR_pipeline_executable_properties): one line per statistic. */
 struct gpu_pipeline_stat {
     char name[64];

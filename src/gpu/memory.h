@@ -27,7 +27,8 @@ enum vkmoe_status gpu_buffer_invalidate(struct gpu_buffer *b, uint64_t off, uint
 /* Bulk upload, so that a file can be read straight to where it goes: begin gives n <= GPU_UPLOAD_MAX bytes to write to
  * (mapped memory of the buffer itself when caps.uma, else staging, double-buffered); end flushes and, with staging, queues
  * the copy. gpu_upload_wait returns when all queued copies have arrived; nothing may read the buffer before.
- * off and n must be multiples of 4. One upload at a time per device. */
+ * off and n must be multiples of 4. One upload at a time per device; one that was begun and never ended is forgotten by the
+ * next begin (a failed read may return between the two). */
 enum vkmoe_status gpu_upload_begin(struct gpu_device *dev, struct gpu_buffer *b, uint64_t off, size_t n, void **dst, struct vkmoe_err *err);
 enum vkmoe_status gpu_upload_end(struct gpu_device *dev, struct vkmoe_err *err);
 enum vkmoe_status gpu_upload_wait(struct gpu_device *dev, struct vkmoe_err *err);

@@ -1,0 +1,178 @@
+/* Opening a logical device: base features plus the optional ones in use. Owns the queue and the order of
+ * closing. Vendor names belong here and nowhere else in gpu/. */
+#include "gpu/internal.h"
+
+#include <assert.h>
+#include <string.h>
+
+#define CLOSE_WAIT_NS 10000000000u /* for work still in flight at closing */
+
+void gpu_name(struct gpu_device *dev, VkObjectType type, uint64_t handle, const char *name)
+{
+    VkDebugUtilsObjectNameInfoEXT ni = {.sType = VK_STRUCTURE_TYPE_DEBUG_UTILS_OBJECT_NAME_INFO_EXT};
+
+    if (!dev->inst->set_name || !name || dev->compile_only)
+        return;
+    ni.objectType = type;
+    ni.objectHandle = handle;
+    ni.pObjectName = name;
+    (void)dev->inst->set_name(dev->vk, &ni); /* a missing name is no failure */
+}
+
+static enum vkmoe_status create_device(struct gpu_device *dev, const struct gpu_device_params *p,
+                                       struct vkmoe_err *err)
+{
+    const struct gpu_phys *phys = dev->phys;
+    const float priority = 1.0f;
+    const char *exts[4];
+    VkDeviceQueueCreateInfo qi = {.sType = VK_STRUCTURE_TYPE_DEVICE_QUEUE_CREATE_INFO};
+    VkPhysicalDeviceFeatures features = {0};
+    VkPhysicalDevicePipelineExecutablePropertiesFeaturesKHR exec = {
+        .sType = VK_STRUCTURE_TYPE_PHYSICAL_DEVICE_PIPELINE_EXECUTABLE_PROPERTIES_FEATURES_KHR};
+    VkDeviceCreateInfo ci = {.sType = VK_STRUCTURE_TYPE_DEVICE_CREATE_INFO};
+    VkResult r;
+
+    qi.queueFamilyIndex = phys->queue_family;
+    qi.queueCount = 1;
+    qi.pQueuePriorities = &priority;
+    features.shaderStorageBufferArrayDynamicIndexing = dev->caps.array;
+    features.robustBufferAccess = p && p->robust;
+    ci.queueCreateInfoCount = 1;
+    ci.pQueueCreateInfos = &qi;
+    ci.pEnabledFeatures = &features;
+    ci.ppEnabledExtensionNames = exts;
+    if (phys->exts.portability) /* a driver that has it wants it enabled */
+        exts[ci.enabledExtensionCount++] = "VK_KHR_portability_subset";
+    if (dev->caps.budget)
+        exts[ci.enabledExtensionCount++] = VK_EXT_MEMORY_BUDGET_EXTENSION_NAME;
+    if (phys->exts.feedback) {
+        exts[ci.enabledExtensionCount++] = VK_EXT_PIPELINE_CREATION_FEEDBACK_EXTENSION_NAME;
+        dev->feedback = true;
+    }
+    if (dev->caps.exec_props) {
+        exts[ci.enabledExtensionCount++] = VK_KHR_PIPELINE_EXECUTABLE_PROPERTIES_EXTENSION_NAME;
+        exec.pipelineExecutableInfo = VK_TRUE;
+        ci.pNext = &exec;
+    }
+    if ((r = VK_CALL(vkCreateDevice(phys->vk, &ci, NULL, &dev->vk))) != VK_SUCCESS) {
+        dev->vk = VK_NULL_HANDLE;
+        return gpu_fail(dev, r, "opening the device", NULL, err);
+    }
+    volkLoadDeviceTable(&dev->fn, dev->vk);
+    dev->fn.vkGetDeviceQueue(dev->vk, phys->queue_family, 0, &dev->queue);
+    return VKMOE_OK;
+}
+
+static enum vkmoe_status create_fence(struct gpu_device *dev, struct vkmoe_err *err)
+{
+    VkFenceCreateInfo fi = {.sType = VK_STRUCTURE_TYPE_FENCE_CREATE_INFO};
+    VkResult r = VK_CALL(dev->fn.vkCreateFence(dev->vk, &fi, NULL, &dev->fence));
+
+    if (r == VK_SUCCESS)
+        return VKMOE_OK;
+    dev->fence = VK_NULL_HANDLE;
+    return gpu_fail(dev, r, "creating the fence", NULL, err);
+}
+
+enum vkmoe_status gpu_device_open(struct gpu_device **out, struct gpu_instance *inst, uint32_t index,
+                                  const struct gpu_device_params *p, struct vkmoe_err *err)
+{
+    enum vkmoe_status st = VKMOE_OK;
+    const struct gpu_phys *phys = index < inst->n_devices ? &inst->devices[index] : NULL;
+    const bool compile_only = p && p->compile_only;
+    struct gpu_device *dev = NULL;
+
+    *out = NULL;
+    if (!phys)
+        return cor_fail(err, VKMOE_ERR_ARGUMENT, "device %u: there are only %u devices", index,
+                        inst->n_devices);
+    if (!phys->info.usable && !(compile_only && phys->queue_family != UINT32_MAX && phys->base[0].ok))
+        return cor_fail(err, VKMOE_ERR_NO_DEVICE, "%s: refused: %s", phys->info.name, phys->info.refused);
+    dev = cor_zalloc(sizeof(*dev));
+    if (!dev)
+        return cor_fail(err, VKMOE_ERR_MEMORY, "%s: no memory for the device", phys->info.name);
+    dev->inst = inst;
+    dev->phys = phys;
+    dev->info = phys->info;
+    dev->caps = phys->caps;
+    dev->caps.exec_props = phys->caps.exec_props && p && p->exec_props;
+    dev->memory = phys->memory;
+    dev->atom = phys->props.limits.nonCoherentAtomSize ? phys->props.limits.nonCoherentAtomSize : 1;
+    dev->compile_only = compile_only;
+    dev->skip_barrier = p ? p->skip_barrier : -1;
+    TRY(gpu_caps_clamp(&dev->caps, p ? p->caps : NULL, err));
+    TRY(create_device(dev, p, err));
+    if (!compile_only)
+        TRY(create_fence(dev, err));
+    TRY(gpu_cache_open(dev, err));
+    *out = dev;
+    dev = NULL;
+done:
+    gpu_device_close(dev);
+    return st;
+}
+
+bool gpu_settle(struct gpu_device *dev)
+{
+    VkFence fences[3];
+    uint32_t n = 0;
+
+    if (dev->hung)
+        return false;
+    if (dev->in_flight)
+        fences[n++] = dev->fence;
+    for (uint32_t i = 0; i < COR_COUNT(dev->up.stage); i++)
+        if (dev->up.stage[i].pending)
+            fences[n++] = dev->up.stage[i].fence;
+    if (n && dev->fn.vkWaitForFences(dev->vk, n, fences, VK_TRUE, CLOSE_WAIT_NS) == VK_TIMEOUT) {
+        /* Destroying what a hung device still uses is undefined; the process is about to report the failure.
+         */
+        cor_log(VKMOE_LOG_ERROR, "%s: work never ended; its objects are left to the driver", dev->info.name);
+        dev->hung = true;
+        return false;
+    }
+    if (dev->in_flight) /* signalled, or lost: a lost device runs nothing */
+        (void)dev->fn.vkResetFences(dev->vk, 1, &dev->fence);
+    dev->in_flight = false;
+    return true;
+}
+
+void gpu_device_close(struct gpu_device *dev)
+{
+    if (!dev)
+        return;
+    if (dev->vk) {
+        assert(!dev->bytes); /* buffers are closed before their device */
+        gpu_settle(dev);
+        gpu_upload_close(dev);
+        gpu_pipelines_close(dev);
+        gpu_cache_close(dev);
+        if (!dev->hung) {
+            dev->fn.vkDestroyFence(dev->vk, dev->fence, NULL);
+            dev->fn.vkDestroyDevice(dev->vk, NULL);
+        }
+    }
+    cor_free(dev->batch);
+    cor_free(dev);
+}
+
+const struct gpu_caps *gpu_device_caps(const struct gpu_device *dev)
+{
+    return &dev->caps;
+}
+
+const struct vkmoe_device_info *gpu_device_info(const struct gpu_device *dev)
+{
+    return &dev->info;
+}
+
+void gpu_device_set_skip_barrier(struct gpu_device *dev, int32_t nth)
+{
+    dev->skip_barrier = nth;
+    dev->n_barriers = 0;
+}
+
+uint32_t gpu_device_barriers_recorded(const struct gpu_device *dev)
+{
+    return dev->n_barriers;
+}

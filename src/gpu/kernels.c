@@ -1,0 +1,290 @@
+/* Kernels to pipelines: the table of kernels, shader modules made on first use, pipelines made once per
+ * specialisation. */
+#include <assert.h>
+#include <inttypes.h>
+#include <stdio.h>
+#include <string.h>
+
+#include "gpu/internal.h"
+
+static const struct gpu_kernel_info kernels[] = {
+#define GPU_X(name, push, n_buffers, segs, needs) {#name, sizeof(struct push), n_buffers, segs, needs},
+    GPU_KERNEL_LIST(GPU_X)
+#undef GPU_X
+};
+
+#define GPU_X(name, push, n_buffers, segs, needs)                           \
+    _Static_assert(sizeof(struct push) <= 128 && (n_buffers) + (segs) <= 8, \
+                   #name " asks for more than the base has");
+GPU_KERNEL_LIST(GPU_X)
+#undef GPU_X
+
+const struct gpu_kernel_info *gpu_kernel_info(enum gpu_kernel k)
+{
+    assert((unsigned)k < GPU_KERNEL_COUNT);
+    return &kernels[k];
+}
+
+bool gpu_kernel_usable(const struct gpu_device *dev, enum gpu_kernel k)
+{
+    return gpu_caps_allow(&dev->caps, gpu_kernel_info(k)->needs);
+}
+
+/* ---- modules
+ * ------------------------------------------------------------------------------------------------ */
+
+static enum vkmoe_status get_module(VkShaderModule *out, struct gpu_device *dev, enum gpu_kernel k,
+                                    struct vkmoe_err *err)
+{
+    VkShaderModuleCreateInfo ci = {.sType = VK_STRUCTURE_TYPE_SHADER_MODULE_CREATE_INFO};
+    VkResult r;
+
+    if (!dev->modules[k]) {
+        for (uint32_t i = 0; i < gpu_spirv_count && !ci.pCode; i++)
+            if (!strcmp(gpu_spirv_modules[i].name, kernels[k].name)) {
+                ci.pCode = gpu_spirv_modules[i].words;
+                ci.codeSize = gpu_spirv_modules[i].n_words * sizeof(uint32_t);
+            }
+        if (!ci.pCode)
+            return cor_fail(err, VKMOE_ERR_UNSUPPORTED, "kernel %s: this build has no module for it",
+                            kernels[k].name);
+        if ((r = VK_CALL(dev->fn.vkCreateShaderModule(dev->vk, &ci, NULL, &dev->modules[k]))) != VK_SUCCESS) {
+            dev->modules[k] = VK_NULL_HANDLE;
+            return gpu_fail(dev, r, "loading kernel", kernels[k].name, err);
+        }
+        gpu_name(dev, VK_OBJECT_TYPE_SHADER_MODULE, (uint64_t)dev->modules[k], kernels[k].name);
+    }
+    *out = dev->modules[k];
+    return VKMOE_OK;
+}
+
+/* ---- layouts
+ * ------------------------------------------------------------------------------------------------ */
+
+static enum vkmoe_status create_layouts(struct gpu_device *dev, struct gpu_pipeline *p, struct vkmoe_err *err)
+{
+    const struct gpu_kernel_info *ki = &kernels[p->kernel];
+    VkDescriptorSetLayoutBinding bindings[8] = {{0}};
+    VkDescriptorSetLayoutCreateInfo si = {.sType = VK_STRUCTURE_TYPE_DESCRIPTOR_SET_LAYOUT_CREATE_INFO};
+    VkPushConstantRange push = {VK_SHADER_STAGE_COMPUTE_BIT, 0, ki->push_bytes};
+    VkPipelineLayoutCreateInfo li = {.sType = VK_STRUCTURE_TYPE_PIPELINE_LAYOUT_CREATE_INFO};
+    VkResult r;
+
+    si.bindingCount = ki->n_buffers + ki->segs;
+    si.pBindings = bindings;
+    for (uint32_t i = 0; i < si.bindingCount; i++) {
+        bindings[i].binding = i;
+        bindings[i].descriptorType = VK_DESCRIPTOR_TYPE_STORAGE_BUFFER;
+        bindings[i].descriptorCount = i < ki->n_buffers ? 1 : p->n_segs;
+        bindings[i].stageFlags = VK_SHADER_STAGE_COMPUTE_BIT;
+    }
+    if ((r = VK_CALL(dev->fn.vkCreateDescriptorSetLayout(dev->vk, &si, NULL, &p->set_layout))) !=
+        VK_SUCCESS) {
+        p->set_layout = VK_NULL_HANDLE;
+        return gpu_fail(dev, r, "creating the set layout of", ki->name, err);
+    }
+    li.setLayoutCount = 1;
+    li.pSetLayouts = &p->set_layout;
+    li.pushConstantRangeCount = 1;
+    li.pPushConstantRanges = &push;
+    if ((r = VK_CALL(dev->fn.vkCreatePipelineLayout(dev->vk, &li, NULL, &p->layout))) != VK_SUCCESS) {
+        p->layout = VK_NULL_HANDLE;
+        return gpu_fail(dev, r, "creating the layout of", ki->name, err);
+    }
+    return VKMOE_OK;
+}
+
+/* ---- pipelines
+ * ---------------------------------------------------------------------------------------------- */
+
+static enum vkmoe_status compile(struct gpu_device *dev, struct gpu_pipeline *p, struct vkmoe_err *err)
+{
+    enum vkmoe_status st = VKMOE_OK;
+    const char *name = kernels[p->kernel].name;
+    VkSpecializationMapEntry *map = cor_array(p->n_spec + 1, sizeof(*map));
+    VkSpecializationInfo spec = {p->n_spec, map, p->n_spec * sizeof(uint32_t), p->spec};
+    VkPipelineCreationFeedbackEXT whole = {0}, stage = {0};
+    VkPipelineCreationFeedbackCreateInfoEXT fb = {
+        .sType = VK_STRUCTURE_TYPE_PIPELINE_CREATION_FEEDBACK_CREATE_INFO_EXT};
+    VkComputePipelineCreateInfo ci = {.sType = VK_STRUCTURE_TYPE_COMPUTE_PIPELINE_CREATE_INFO};
+    VkResult r;
+
+    if (!map)
+        return cor_fail(err, VKMOE_ERR_MEMORY, "kernel %s: no memory for its constants", name);
+    for (uint32_t i = 0; i < p->n_spec; i++) {
+        map[i].constantID = i;
+        map[i].offset = i * (uint32_t)sizeof(uint32_t);
+        map[i].size = sizeof(uint32_t);
+    }
+    ci.stage.sType = VK_STRUCTURE_TYPE_PIPELINE_SHADER_STAGE_CREATE_INFO;
+    ci.stage.stage = VK_SHADER_STAGE_COMPUTE_BIT;
+    ci.stage.pName = "main";
+    ci.stage.pSpecializationInfo = &spec;
+    ci.layout = p->layout;
+    if (dev->caps.exec_props)
+        ci.flags |= VK_PIPELINE_CREATE_CAPTURE_STATISTICS_BIT_KHR;
+    if (dev->feedback) {
+        fb.pPipelineCreationFeedback = &whole;
+        fb.pipelineStageCreationFeedbackCount = 1;
+        fb.pPipelineStageCreationFeedbacks = &stage;
+        ci.pNext = &fb;
+    }
+    TRY(get_module(&ci.stage.module, dev, p->kernel, err));
+    r = VK_CALL(dev->fn.vkCreateComputePipelines(dev->vk, dev->cache, 1, &ci, NULL, &p->vk));
+    if (r != VK_SUCCESS) {
+        p->vk = VK_NULL_HANDLE;
+        TRY(gpu_fail(dev, r, "compiling kernel", name, err));
+    }
+    p->from_cache = (whole.flags & VK_PIPELINE_CREATION_FEEDBACK_VALID_BIT_EXT) &&
+                    (whole.flags & VK_PIPELINE_CREATION_FEEDBACK_APPLICATION_PIPELINE_CACHE_HIT_BIT_EXT);
+    gpu_name(dev, VK_OBJECT_TYPE_PIPELINE, (uint64_t)p->vk, name);
+done:
+    cor_free(map);
+    return st;
+}
+
+static void destroy_pipeline(struct gpu_device *dev, struct gpu_pipeline *p)
+{
+    if (!p)
+        return;
+    if (!dev->hung) {
+        dev->fn.vkDestroyPipeline(dev->vk, p->vk, NULL);
+        dev->fn.vkDestroyPipelineLayout(dev->vk, p->layout, NULL);
+        dev->fn.vkDestroyDescriptorSetLayout(dev->vk, p->set_layout, NULL);
+    }
+    cor_free(p->spec);
+    cor_free(p);
+}
+
+static enum vkmoe_status check_request(const struct gpu_device *dev, enum gpu_kernel k, uint32_t wg,
+                                       uint32_t n_segs, struct vkmoe_err *err)
+{
+    const struct gpu_kernel_info *ki = &kernels[k];
+    const uint32_t n = ki->n_buffers + (ki->segs ? n_segs : 0);
+
+    if (!gpu_kernel_usable(dev, k))
+        return cor_fail(err, VKMOE_ERR_UNSUPPORTED,
+                        "%s: kernel %s needs a feature that is absent or switched off", dev->info.name,
+                        ki->name);
+    if (n > dev->caps.max_buffers)
+        return cor_fail(err, VKMOE_ERR_LIMIT, "%s: kernel %s: %u storage buffers, %u are allowed",
+                        dev->info.name, ki->name, n, dev->caps.max_buffers);
+    if (!wg || wg > dev->caps.max_wg)
+        return cor_fail(err, VKMOE_ERR_LIMIT, "%s: kernel %s: a workgroup of %u, 1 to %u are allowed",
+                        dev->info.name, ki->name, wg, dev->caps.max_wg);
+    return VKMOE_OK;
+}
+
+enum vkmoe_status gpu_pipeline_get(struct gpu_pipeline **out, struct gpu_device *dev, enum gpu_kernel k,
+                                   const void *spec, size_t spec_bytes, uint32_t n_segs,
+                                   struct vkmoe_err *err)
+{
+    enum vkmoe_status st = VKMOE_OK;
+    struct gpu_pipeline *p;
+    uint32_t wg;
+
+    *out = NULL;
+    assert((unsigned)k < GPU_KERNEL_COUNT && spec_bytes >= sizeof(wg) && spec_bytes % sizeof(uint32_t) == 0 &&
+           n_segs);
+    for (p = dev->pipelines; p; p = p->next)
+        if (p->kernel == k && p->n_segs == n_segs && p->n_spec * sizeof(uint32_t) == spec_bytes &&
+            !memcmp(p->spec, spec, spec_bytes)) {
+            *out = p;
+            return VKMOE_OK;
+        }
+    memcpy(&wg, spec, sizeof(wg));
+    TRY(gpu_alive(dev, err));
+    TRY(check_request(dev, k, wg, n_segs, err));
+    p = cor_zalloc(sizeof(*p));
+    if (!p)
+        FAIL(VKMOE_ERR_MEMORY, "kernel %s: no memory for the pipeline", kernels[k].name);
+    p->kernel = k;
+    p->n_segs = n_segs;
+    p->n_spec = (uint32_t)(spec_bytes / sizeof(uint32_t));
+    p->spec = cor_alloc(spec_bytes);
+    if (!p->spec)
+        FAIL(VKMOE_ERR_MEMORY, "kernel %s: no memory for the pipeline", kernels[k].name);
+    memcpy(p->spec, spec, spec_bytes);
+    TRY(create_layouts(dev, p, err));
+    TRY(compile(dev, p, err));
+    p->next = dev->pipelines;
+    dev->pipelines = p;
+    *out = p;
+    p = NULL;
+done:
+    destroy_pipeline(dev, p);
+    return st;
+}
+
+bool gpu_pipeline_from_cache(const struct gpu_pipeline *p)
+{
+    return p->from_cache;
+}
+
+void gpu_pipelines_close(struct gpu_device *dev)
+{
+    while (dev->pipelines) {
+        struct gpu_pipeline *next = dev->pipelines->next;
+
+        destroy_pipeline(dev, dev->pipelines);
+        dev->pipelines = next;
+    }
+    if (!dev->hung)
+        for (uint32_t i = 0; i < GPU_KERNEL_COUNT; i++)
+            dev->fn.vkDestroyShaderModule(dev->vk, dev->modules[i], NULL);
+}
+
+/* ---- statistics
+ * --------------------------------------------------------------------------------------------- */
+
+static double stat_value(const VkPipelineExecutableStatisticKHR *s)
+{
+    switch (s->format) {
+    case VK_PIPELINE_EXECUTABLE_STATISTIC_FORMAT_BOOL32_KHR:
+        return s->value.b32 ? 1 : 0;
+    case VK_PIPELINE_EXECUTABLE_STATISTIC_FORMAT_INT64_KHR:
+        return (double)s->value.i64;
+    case VK_PIPELINE_EXECUTABLE_STATISTIC_FORMAT_UINT64_KHR:
+        return (double)s->value.u64;
+    case VK_PIPELINE_EXECUTABLE_STATISTIC_FORMAT_FLOAT64_KHR:
+        return s->value.f64;
+    default:
+        return 0;
+    }
+}
+
+enum vkmoe_status gpu_pipeline_stats(struct gpu_device *dev, const struct gpu_pipeline *p,
+                                     struct gpu_pipeline_stat *stats, uint32_t max, uint32_t *n,
+                                     struct vkmoe_err *err)
+{
+    enum vkmoe_status st = VKMOE_OK;
+    VkPipelineExecutableStatisticKHR *all = NULL;
+    VkPipelineExecutableInfoKHR info = {.sType = VK_STRUCTURE_TYPE_PIPELINE_EXECUTABLE_INFO_KHR};
+    uint32_t count = 0;
+    VkResult r;
+
+    *n = 0;
+    if (!dev->caps.exec_props)
+        return cor_fail(err, VKMOE_ERR_UNSUPPORTED, "%s: the driver tells nothing of its pipelines",
+                        dev->info.name);
+    info.pipeline = p->vk;
+    r = VK_CALL(dev->fn.vkGetPipelineExecutableStatisticsKHR(dev->vk, &info, &count, NULL));
+    if (r != VK_SUCCESS)
+        TRY(gpu_fail(dev, r, "statistics of kernel", kernels[p->kernel].name, err));
+    all = cor_array(count + 1, sizeof(*all));
+    if (!all)
+        FAIL(VKMOE_ERR_MEMORY, "%s: no memory for %u statistics", dev->info.name, count);
+    for (uint32_t i = 0; i < count; i++)
+        all[i].sType = VK_STRUCTURE_TYPE_PIPELINE_EXECUTABLE_STATISTIC_KHR;
+    r = VK_CALL(dev->fn.vkGetPipelineExecutableStatisticsKHR(dev->vk, &info, &count, all));
+    if (r != VK_SUCCESS && r != VK_INCOMPLETE)
+        TRY(gpu_fail(dev, r, "statistics of kernel", kernels[p->kernel].name, err));
+    for (uint32_t i = 0; i < count && i < max; i++) {
+        snprintf(stats[i].name, sizeof(stats[i].name), "%.63s", all[i].name);
+        stats[i].value = stat_value(&all[i]);
+        *n = i + 1;
+    }
+done:
+    cor_free(all);
+    return st;
+}
