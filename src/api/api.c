@@ -25,7 +25,8 @@ struct vkmoe_session {
     vkmoe_model *model;
 };
 
-/* ---- context and devices ------------------------------------------------------------------------------------ */
+/* ---- context and devices
+ * ------------------------------------------------------------------------------------ */
 
 enum vkmoe_status vkmoe_open(vkmoe_context **out, const struct vkmoe_params *params, struct vkmoe_err *err)
 {
@@ -65,13 +66,14 @@ const struct vkmoe_device_info *vkmoe_device_get(const vkmoe_context *ctx, uint3
     return gpu_instance_device_info(ctx->gpu, index);
 }
 
-enum vkmoe_status vkmoe_device_json(const vkmoe_context *ctx, uint32_t index, char **json, struct vkmoe_err *err)
+enum vkmoe_status vkmoe_device_json(const vkmoe_context *ctx, uint32_t index, char **json,
+                                    struct vkmoe_err *err)
 {
     return gpu_instance_device_json(ctx->gpu, index, json, err);
 }
 
-enum vkmoe_status vkmoe_device_open(vkmoe_device **out, vkmoe_context *ctx, const struct vkmoe_device_params *params,
-                                    struct vkmoe_err *err)
+enum vkmoe_status vkmoe_device_open(vkmoe_device **out, vkmoe_context *ctx,
+                                    const struct vkmoe_device_params *params, struct vkmoe_err *err)
 {
     const struct gpu_device_params gp = {.caps = params ? params->caps : NULL, .skip_barrier = -1};
     vkmoe_device *dev = cor_zalloc(sizeof(*dev));
@@ -103,7 +105,8 @@ const struct vkmoe_device_info *vkmoe_device_facts(const vkmoe_device *dev)
     return gpu_device_info(dev->gpu);
 }
 
-/* ---- model -------------------------------------------------------------------------------------------------- */
+/* ---- model
+ * -------------------------------------------------------------------------------------------------- */
 
 enum vkmoe_status vkmoe_model_open(vkmoe_model **out, vkmoe_device *dev, const char *path,
                                    const struct vkmoe_model_params *params, struct vkmoe_err *err)
@@ -168,8 +171,8 @@ bool vkmoe_token_is_end(const vkmoe_model *model, int32_t token)
     return mdl_token_is_end(model->run->mdl->tok, token);
 }
 
-enum vkmoe_status vkmoe_tokenize(const vkmoe_model *model, const char *text, size_t n_bytes, bool parse_special,
-                                 int32_t **ids, size_t *n_ids, struct vkmoe_err *err)
+enum vkmoe_status vkmoe_tokenize(const vkmoe_model *model, const char *text, size_t n_bytes,
+                                 bool parse_special, int32_t **ids, size_t *n_ids, struct vkmoe_err *err)
 {
     return mdl_encode(model->run->mdl->tok, text, n_bytes, parse_special, ids, n_ids, err);
 }
@@ -184,7 +187,8 @@ void vkmoe_free(void *p)
     cor_free(p);
 }
 
-/* ---- session ------------------------------------------------------------------------------------------------ */
+/* ---- session
+ * ------------------------------------------------------------------------------------------------ */
 
 enum vkmoe_status vkmoe_session_create(vkmoe_session **out, vkmoe_model *model,
                                        const struct vkmoe_session_params *params, struct vkmoe_err *err)
@@ -220,13 +224,14 @@ void vkmoe_session_destroy(vkmoe_session *ses)
     cor_free(ses);
 }
 
-enum vkmoe_status vkmoe_session_feed(vkmoe_session *ses, const int32_t *tokens, size_t n, struct vkmoe_err *err)
+enum vkmoe_status vkmoe_session_feed(vkmoe_session *ses, const int32_t *tokens, size_t n,
+                                     struct vkmoe_err *err)
 {
     return run_session_feed(ses->run, tokens, n, NULL, NULL, err);
 }
 
-enum vkmoe_status vkmoe_session_feed_all(vkmoe_session *ses, const int32_t *tokens, size_t n, vkmoe_logits_fn fn,
-                                         void *user, struct vkmoe_err *err)
+enum vkmoe_status vkmoe_session_feed_all(vkmoe_session *ses, const int32_t *tokens, size_t n,
+                                         vkmoe_logits_fn fn, void *user, struct vkmoe_err *err)
 {
     if (!fn)
         return cor_fail(err, VKMOE_ERR_ARGUMENT, "no function to receive the logits");

@@ -22,8 +22,8 @@ static uint64_t align_up(uint64_t n, uint64_t to)
     return (n + to - 1) / to * to;
 }
 
-enum vkmoe_status run_arena_plan(struct run_arena *a, uint64_t bytes, const char *what, struct run_region *out,
-                                 struct vkmoe_err *err)
+enum vkmoe_status run_arena_plan(struct run_arena *a, uint64_t bytes, const char *what,
+                                 struct run_region *out, struct vkmoe_err *err)
 {
     const struct gpu_caps *caps = gpu_device_caps(a->dev);
     uint64_t align = caps->offset_align < 16 ? 16 : caps->offset_align;
@@ -31,8 +31,8 @@ enum vkmoe_status run_arena_plan(struct run_arena *a, uint64_t bytes, const char
 
     assert(!a->chunks && bytes > 0);
     if (bytes > most)
-        return cor_fail(err, VKMOE_ERR_LIMIT, "%s: %" PRIu64 " bytes in one buffer, the device allows %" PRIu64, what,
-                        bytes, most);
+        return cor_fail(err, VKMOE_ERR_LIMIT,
+                        "%s: %" PRIu64 " bytes in one buffer, the device allows %" PRIu64, what, bytes, most);
     if (a->n_chunks)
         start = align_up(a->chunk_bytes[a->n_chunks - 1], align);
     if (!a->n_chunks || start + bytes > a->limit) {

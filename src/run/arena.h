@@ -6,23 +6,23 @@
 #include "gpu/commands.h"
 
 struct run_region {
-    uint32_t chunk;  /* index of the buffer */
-    uint64_t off;    /* bytes, a multiple of the device's offset alignment */
+    uint32_t chunk; /* index of the buffer */
+    uint64_t off;   /* bytes, a multiple of the device's offset alignment */
     uint64_t bytes;
 };
 
 struct run_arena {
     struct gpu_device *dev;
-    uint64_t limit;          /* largest buffer */
-    uint64_t *chunk_bytes;   /* planned sizes, n_chunks */
+    uint64_t limit;        /* largest buffer */
+    uint64_t *chunk_bytes; /* planned sizes, n_chunks */
     struct gpu_buffer **chunks;
     uint32_t n_chunks;
 };
 
 void run_arena_init(struct run_arena *a, struct gpu_device *dev);
 /* Plans a region of at most caps.max_range bytes. `what` names it in errors. */
-enum vkmoe_status run_arena_plan(struct run_arena *a, uint64_t bytes, const char *what, struct run_region *out,
-                                 struct vkmoe_err *err);
+enum vkmoe_status run_arena_plan(struct run_arena *a, uint64_t bytes, const char *what,
+                                 struct run_region *out, struct vkmoe_err *err);
 enum vkmoe_status run_arena_create(struct run_arena *a, const char *name, struct vkmoe_err *err);
 void run_arena_close(struct run_arena *a);
 uint64_t run_arena_bytes(const struct run_arena *a); /* planned, all buffers */

@@ -3,7 +3,7 @@
 #include <math.h>
 #include <string.h>
 
-#define WG 128u
+#define WG          128u
 #define MATVEC_ROWS 4u
 #define MATVEC_UNIT 8u /* elements that one lane takes at a time */
 
@@ -82,19 +82,21 @@ static enum gpu_kernel pick(const struct run_graph *g, enum gpu_kernel base, enu
     return gpu_kernel_usable(g->model->dev, subgroup) ? subgroup : base;
 }
 
-#define PUT(g, k, spec, binds, push, ...)                                                                    \
-    run_dispatch((g)->prog, k, &(spec), sizeof(spec), 1, binds, COR_COUNT(binds), &(push),                     \
+#define PUT(g, k, spec, binds, push, ...)                                                  \
+    run_dispatch((g)->prog, k, &(spec), sizeof(spec), 1, binds, COR_COUNT(binds), &(push), \
                  (const struct run_dim[3]){__VA_ARGS__})
 
 static const struct push_none no_push;
 
-/* ---- pieces of the pass ------------------------------------------------------------------------------------ */
+/* ---- pieces of the pass
+ * ------------------------------------------------------------------------------------ */
 
-static void norm(const struct run_graph *g, const struct run_matrix *w, struct gpu_bind in, struct gpu_bind out,
-                 bool from_row0, struct run_dim rows)
+static void norm(const struct run_graph *g, const struct run_matrix *w, struct gpu_bind in,
+                 struct gpu_bind out, bool from_row0, struct run_dim rows)
 {
     const struct mdl_config *c = config_of(g);
-    const struct spec_rmsnorm spec = {.wg = WG, .dim = c->dim, .eps_bits = f32_bits(c->rms_eps), .from_row0 = from_row0};
+    const struct spec_rmsnorm spec = {
+        .wg = WG, .dim = c->dim, .eps_bits = f32_bits(c->rms_eps), .from_row0 = from_row0};
     const struct gpu_bind binds[] = {whole(g->state->state), in, weights(g, &w->pieces[0]), out};
 
     PUT(g, pick(g, GPU_K_rmsnorm, GPU_K_rmsnorm_sg), spec, binds, no_push, DIM_1, rows, DIM_1);
@@ -108,8 +110,8 @@ struct mat_use {
     bool count_rows;          /* rows of the output head, else tokens */
 };
 
-static void matrix_piece(const struct run_graph *g, const struct run_matrix *m, const struct run_piece *p, uint32_t out0,
-                         const struct mat_use *u)
+static void matrix_piece(const struct run_graph *g, const struct run_matrix *m, const struct run_piece *p,
+                         uint32_t out0, const struct mat_use *u)
 {
     const struct spec_mat spec = {
         .wg = u->many ? WG : row_lanes(m->cols),
@@ -136,12 +138,13 @@ static void matrix_piece(const struct run_graph *g, const struct run_matrix *m, 
         const struct gpu_bind binds[] = {u->in, weights(g, p), u->out};
 
         grid[1] = DIM_1;
-        run_dispatch(g->prog, pick(g, GPU_K_matvec, GPU_K_matvec_sg), &spec, sizeof(spec), 1, binds, COR_COUNT(binds),
-                     &push, grid);
+        run_dispatch(g->prog, pick(g, GPU_K_matvec, GPU_K_matvec_sg), &spec, sizeof(spec), 1, binds,
+                     COR_COUNT(binds), &push, grid);
     }
 }
 
-/* All matrices and pieces write the same output buffer: a barrier stands between them, none behind the last. */
+/* All matrices and pieces write the same output buffer: a barrier stands between them, none behind the last.
+ */
 static void linear(const struct run_graph *g, const struct run_linear *l, const struct mat_use *u)
 {
     uint32_t out0 = 0;
@@ -197,13 +200,14 @@ static void attention(const struct run_graph *g, uint32_t layer)
         .v_f16 = s->v_f16,
         .n_splits = s->n_splits,
     };
-    const struct gpu_bind binds[] = {whole(s->state), act(g, &s->qr), run_arena_bind(&s->kv_arena, &s->kv[layer].k),
-                                     run_arena_bind(&s->kv_arena, &s->kv[layer].v),
-                                     act(g, g->many ? &s->att : &s->part)};
+    const struct gpu_bind binds[] = {
+        whole(s->state), act(g, &s->qr), run_arena_bind(&s->kv_arena, &s->kv[layer].k),
+        run_arena_bind(&s->kv_arena, &s->kv[layer].v), act(g, g->many ? &s->att : &s->part)};
     const struct gpu_bind merge[] = {whole(s->state), act(g, &s->part), act(g, &s->att)};
 
     if (g->many) {
-        PUT(g, GPU_K_attn_many, spec, binds, no_push, run_fixed(c->n_heads), run_per(DIM_TOKENS, ATTN_QUERIES), DIM_1);
+        PUT(g, GPU_K_attn_many, spec, binds, no_push, run_fixed(c->n_heads),
+            run_per(DIM_TOKENS, ATTN_QUERIES), DIM_1);
         return;
     }
     PUT(g, pick(g, GPU_K_attn_one, GPU_K_attn_one_sg), spec, binds, no_push, run_fixed(c->n_heads),
@@ -242,7 +246,8 @@ static void swiglu(const struct run_graph *g)
     PUT(g, GPU_K_swiglu, spec, binds, no_push, run_fixed(div_up(spec.ff, WG)), tokens(g), DIM_1);
 }
 
-/* ---- experts ------------------------------------------------------------------------------------------------ */
+/* ---- experts
+ * ------------------------------------------------------------------------------------------------ */
 
 enum { GATE_UP, DOWN };
 
@@ -252,7 +257,8 @@ static enum gpu_kernel expert_kernel(const struct run_graph *g, int step)
     static const enum gpu_kernel tile[2][2] = {{GPU_K_expert_gate_up_tile, GPU_K_expert_gate_up_tile_arr},
                                                {GPU_K_expert_down_tile, GPU_K_expert_down_tile_arr}};
     static const enum gpu_kernel one[2][2][2] = {
-        {{GPU_K_expert_gate_up, GPU_K_expert_gate_up_sg}, {GPU_K_expert_gate_up_arr, GPU_K_expert_gate_up_sg_arr}},
+        {{GPU_K_expert_gate_up, GPU_K_expert_gate_up_sg},
+         {GPU_K_expert_gate_up_arr, GPU_K_expert_gate_up_sg_arr}},
         {{GPU_K_expert_down, GPU_K_expert_down_sg}, {GPU_K_expert_down_arr, GPU_K_expert_down_sg_arr}}};
     bool array = g->model->pool.array;
 
@@ -287,7 +293,8 @@ static struct spec_expert expert_spec(const struct run_graph *g, uint32_t layer,
     };
 }
 
-/* Dispatches that one step of a layer's experts takes: one with the array, else one per segment of the layer. */
+/* Dispatches that one step of a layer's experts takes: one with the array, else one per segment of the layer.
+ */
 static uint32_t expert_dispatches(const struct run_pool *pool)
 {
     return pool->array ? 1 : pool->segs_per_layer;
@@ -333,14 +340,17 @@ static void find_slots(const struct run_graph *g, uint32_t layer)
     uint32_t next = g->prog->n_dispatches + 1, per_step = expert_dispatches(pool);
 
     if (g->many) {
-        const struct push_group push = {.layer = layer, .next = next, .tiles0 = next, .n_tiles = 2 * per_step};
-        const struct gpu_bind binds[] = {whole(s->state),   act(g, &s->sel),   whole(pool->table),    act(g, &s->tiles),
-                                         act(g, &s->pairs), whole(s->mailbox), whole(g->prog->args)};
+        const struct push_group push = {
+            .layer = layer, .next = next, .tiles0 = next, .n_tiles = 2 * per_step};
+        const struct gpu_bind binds[] = {whole(s->state),     act(g, &s->sel),   whole(pool->table),
+                                         act(g, &s->tiles),   act(g, &s->pairs), whole(s->mailbox),
+                                         whole(g->prog->args)};
 
         PUT(g, GPU_K_group, spec, binds, push, DIM_1, DIM_1, DIM_1);
     } else {
         const struct push_resolve push = {.layer = layer, .next = next};
-        const struct gpu_bind binds[] = {act(g, &s->sel), whole(pool->table), whole(s->mailbox), whole(g->prog->args)};
+        const struct gpu_bind binds[] = {act(g, &s->sel), whole(pool->table), whole(s->mailbox),
+                                         whole(g->prog->args)};
 
         PUT(g, GPU_K_resolve, spec, binds, push, DIM_1, DIM_1, DIM_1);
     }
@@ -350,19 +360,22 @@ static void combine(const struct run_graph *g)
 {
     const struct mdl_config *c = config_of(g);
     const struct run_state *s = g->state;
-    const struct spec_combine spec = {.wg = WG, .dim = c->dim, .k_used = c->n_experts_used, .shared = c->n_shared > 0};
+    const struct spec_combine spec = {
+        .wg = WG, .dim = c->dim, .k_used = c->n_experts_used, .shared = c->n_shared > 0};
     const struct gpu_bind binds[] = {act(g, &s->sel), act(g, &s->y), act(g, &s->ys), act(g, &s->x)};
 
     PUT(g, GPU_K_combine, spec, binds, no_push, run_fixed(div_up(c->dim, WG)), tokens(g), DIM_1);
 }
 
-/* ---- parts -------------------------------------------------------------------------------------------------- */
+/* ---- parts
+ * -------------------------------------------------------------------------------------------------- */
 
 void run_record_embed(const struct run_graph *g)
 {
     const struct mdl_config *c = config_of(g);
     const struct run_matrix *m = &g->model->weights.embed;
-    const struct spec_embed spec = {.wg = WG, .dim = c->dim, .format = m->type, .row_bytes = (uint32_t)m->row_bytes};
+    const struct spec_embed spec = {
+        .wg = WG, .dim = c->dim, .format = m->type, .row_bytes = (uint32_t)m->row_bytes};
 
     run_part_begin(g->prog);
     for (uint32_t i = 0; i < m->n_pieces; i++) {
@@ -385,8 +398,10 @@ void run_record_attention(const struct run_graph *g, uint32_t layer)
     uint32_t q = c->n_heads * c->head_dim;
     const struct mat_use to_qkv = {act(g, &s->xn), act(g, &s->qkv), c->dim, w->qkv.n_out, .many = g->many};
     const struct mat_use to_x = {act(g, &s->att), act(g, &s->x), q, c->dim, .add = true, .many = g->many};
-    const struct mat_use to_route = {act(g, &s->xn), act(g, &s->route), c->dim, c->n_experts, .many = g->many};
-    const struct mat_use to_shared = {act(g, &s->xn), act(g, &s->gu), c->dim, 2 * shared_width(c), .many = g->many};
+    const struct mat_use to_route = {act(g, &s->xn), act(g, &s->route), c->dim, c->n_experts,
+                                     .many = g->many};
+    const struct mat_use to_shared = {act(g, &s->xn), act(g, &s->gu), c->dim, 2 * shared_width(c),
+                                      .many = g->many};
 
     run_part_begin(g->prog);
     norm(g, &w->attn_norm, act(g, &s->x), act(g, &s->xn), false, tokens(g));
@@ -416,7 +431,8 @@ void run_record_experts(const struct run_graph *g, uint32_t layer)
     const struct mdl_config *c = config_of(g);
     const struct run_state *s = g->state;
     const struct run_layer_weights *w = &g->model->weights.layers[layer];
-    const struct mat_use shared_down = {act(g, &s->hs), act(g, &s->ys), shared_width(c), c->dim, .many = g->many};
+    const struct mat_use shared_down = {act(g, &s->hs), act(g, &s->ys), shared_width(c), c->dim,
+                                        .many = g->many};
 
     run_part_begin(g->prog);
     find_slots(g, layer);
@@ -436,8 +452,8 @@ void run_record_head(const struct run_graph *g, bool all)
     const struct mdl_config *c = config_of(g);
     const struct run_state *s = g->state;
     const struct run_weights *w = &g->model->weights;
-    const struct mat_use to_logits = {act(g, &s->xn), act(g, &s->logits), c->dim, c->vocab_size,
-                                      .many = all,    .count_rows = all};
+    const struct mat_use to_logits = {act(g, &s->xn), act(g, &s->logits), c->dim,
+                                      c->vocab_size,  .many = all,        .count_rows = all};
     const struct spec_argmax spec = {.wg = WG, .n = c->vocab_size};
     const struct gpu_bind binds[] = {act(g, &s->logits), whole(s->mailbox)};
 

@@ -1,4 +1,5 @@
-/* A model on a device: file, dense weights, expert pool. Sessions share it; one submit is in flight at a time. */
+/* A model on a device: file, dense weights, expert pool. Sessions share it; one submit is in flight at a
+ * time. */
 #ifndef RUN_MODEL_H
 #define RUN_MODEL_H
 

@@ -6,10 +6,10 @@
 
 #include "core/alloc.h"
 
-#define SEGMENT_MAX (1ull << 30)
-#define EXPERT_BINDINGS 4 /* storage buffers of an expert kernel besides its segments */
-#define MATRIX_ALIGN 16   /* of the matrices in a slot */
-#define SLOT_ALIGN 64
+#define SEGMENT_MAX     (1ull << 30)
+#define EXPERT_BINDINGS 4  /* storage buffers of an expert kernel besides its segments */
+#define MATRIX_ALIGN    16 /* of the matrices in a slot */
+#define SLOT_ALIGN      64
 
 static uint64_t align_up(uint64_t n, uint64_t to)
 {
@@ -31,7 +31,8 @@ static enum vkmoe_status plan_layouts(struct run_pool *p, struct vkmoe_err *err)
         uint64_t end = align_up(down + mdl_expert_bytes(src->down_exps), SLOT_ALIGN);
 
         if (end > UINT32_MAX)
-            return cor_fail(err, VKMOE_ERR_LIMIT, "layer %u: an expert of %" PRIu64 " bytes does not fit a slot", l, end);
+            return cor_fail(err, VKMOE_ERR_LIMIT,
+                            "layer %u: an expert of %" PRIu64 " bytes does not fit a slot", l, end);
         out->gate = src->gate_exps->type;
         out->up = src->up_exps->type;
         out->down = src->down_exps->type;
@@ -44,8 +45,8 @@ static enum vkmoe_status plan_layouts(struct run_pool *p, struct vkmoe_err *err)
     return VKMOE_OK;
 }
 
-/* Whole slots in segments no larger than one binding. All segments in one array where the device can index it and has
- * the bindings; otherwise every segment belongs to one layer. */
+/* Whole slots in segments no larger than one binding. All segments in one array where the device can index it
+ * and has the bindings; otherwise every segment belongs to one layer. */
 static enum vkmoe_status plan_segments(struct run_pool *p, struct vkmoe_err *err)
 {
     const struct gpu_caps *caps = gpu_device_caps(p->dev);
@@ -55,9 +56,11 @@ static enum vkmoe_status plan_segments(struct run_pool *p, struct vkmoe_err *err
     most = most < SEGMENT_MAX ? most : SEGMENT_MAX;
     per = most / p->slot_bytes;
     if (!per)
-        return cor_fail(err, VKMOE_ERR_LIMIT, "one expert takes %u bytes, the device binds %" PRIu64, p->slot_bytes, most);
+        return cor_fail(err, VKMOE_ERR_LIMIT, "one expert takes %u bytes, the device binds %" PRIu64,
+                        p->slot_bytes, most);
     p->n_segs = (uint32_t)((n + per - 1) / per);
-    p->array = caps->array && p->n_segs <= caps->max_buffers - EXPERT_BINDINGS && p->n_segs <= RUN_MAX_SEGMENTS;
+    p->array =
+        caps->array && p->n_segs <= caps->max_buffers - EXPERT_BINDINGS && p->n_segs <= RUN_MAX_SEGMENTS;
     if (p->array) {
         p->slots_per_seg = (uint32_t)((n + p->n_segs - 1) / p->n_segs);
     } else {
@@ -142,8 +145,8 @@ static enum vkmoe_status upload_expert(struct run_pool *p, uint32_t layer, uint3
     enum vkmoe_status st = VKMOE_OK;
 
     for (uint32_t i = 0; i < COR_COUNT(src); i++) {
-        TRY(run_upload_tensor(p->dev, seg, base + off[i], p->mdl->gguf, src[i], mdl_expert_off(src[i], expert),
-                              mdl_expert_bytes(src[i]), progress, err));
+        TRY(run_upload_tensor(p->dev, seg, base + off[i], p->mdl->gguf, src[i],
+                              mdl_expert_off(src[i], expert), mdl_expert_bytes(src[i]), progress, err));
         p->uploaded_bytes += mdl_expert_bytes(src[i]);
     }
     p->uploads++;

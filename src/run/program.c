@@ -22,8 +22,8 @@ enum vkmoe_status run_program_create(struct run_program *p, struct gpu_device *d
     p->list = cor_array((size_t)cap_parts + 2, sizeof(*p->list));
     if (!p->parts || !p->first || !p->tmpl || !p->list)
         FAIL(VKMOE_ERR_MEMORY, "%s: no memory for %u dispatches", name, cap_dispatches);
-    TRY(gpu_buffer_create(&p->tmpl_buf, dev, (TMPL_HEAD + (uint64_t)cap_dispatches * TMPL_WORDS) * 4, GPU_MEM_DEVICE,
-                          "argument template", err));
+    TRY(gpu_buffer_create(&p->tmpl_buf, dev, (TMPL_HEAD + (uint64_t)cap_dispatches * TMPL_WORDS) * 4,
+                          GPU_MEM_DEVICE, "argument template", err));
     TRY(gpu_buffer_create(&p->args, dev, (uint64_t)cap_dispatches * 12, GPU_MEM_DEVICE, "arguments", err));
     TRY(gpu_cmds_create(&p->publish, dev, "publish", err));
 done:
@@ -65,14 +65,16 @@ void run_part_begin(struct run_program *p)
     gpu_cmds_begin(p->parts[p->n_parts - 1]);
 }
 
-uint32_t run_dispatch(struct run_program *p, enum gpu_kernel k, const void *spec, size_t spec_bytes, uint32_t n_segs,
-                      const struct gpu_bind *binds, uint32_t n_binds, const void *push, const struct run_dim grid[3])
+uint32_t run_dispatch(struct run_program *p, enum gpu_kernel k, const void *spec, size_t spec_bytes,
+                      uint32_t n_segs, const struct gpu_bind *binds, uint32_t n_binds, const void *push,
+                      const struct run_dim grid[3])
 {
     uint32_t *t = p->tmpl + TMPL_HEAD + (size_t)p->n_dispatches * TMPL_WORDS;
     struct gpu_pipeline *pipe;
 
     if (p->st == VKMOE_OK && p->n_dispatches == p->cap_dispatches)
-        keep(p, cor_fail(&p->err, VKMOE_ERR_LIMIT, "%s: more than %u dispatches", p->name, p->cap_dispatches));
+        keep(p,
+             cor_fail(&p->err, VKMOE_ERR_LIMIT, "%s: more than %u dispatches", p->name, p->cap_dispatches));
     if (p->st == VKMOE_OK)
         keep(p, gpu_pipeline_get(&pipe, p->dev, k, spec, spec_bytes, n_segs, &p->err));
     if (p->st != VKMOE_OK)
@@ -92,7 +94,8 @@ void run_barrier(struct run_program *p, enum gpu_barrier kind)
         gpu_cmds_barrier(p->parts[p->n_parts - 1], kind);
 }
 
-void run_copy(struct run_program *p, struct gpu_buffer *src, uint64_t src_off, struct gpu_buffer *dst, uint64_t bytes)
+void run_copy(struct run_program *p, struct gpu_buffer *src, uint64_t src_off, struct gpu_buffer *dst,
+              uint64_t bytes)
 {
     if (p->st == VKMOE_OK)
         gpu_cmds_copy(p->parts[p->n_parts - 1], src, src_off, dst, 0, bytes);
@@ -104,12 +107,13 @@ void run_part_end(struct run_program *p)
         keep(p, gpu_cmds_end(p->parts[p->n_parts - 1], &p->err));
 }
 
-enum vkmoe_status run_program_finish(struct run_program *p, const struct run_publish *pub, struct vkmoe_err *err)
+enum vkmoe_status run_program_finish(struct run_program *p, const struct run_publish *pub,
+                                     struct vkmoe_err *err)
 {
     const struct spec_publish spec = {.wg = PUBLISH_WG};
     const struct push_none push = {0};
-    const struct gpu_bind binds[] = {{.buf = pub->step}, {.buf = p->tmpl_buf}, {.buf = p->args},
-                                     {.buf = pub->state}, {.buf = pub->table}, {.buf = pub->mailbox}};
+    const struct gpu_bind binds[] = {{.buf = pub->step},  {.buf = p->tmpl_buf}, {.buf = p->args},
+                                     {.buf = pub->state}, {.buf = pub->table},  {.buf = pub->mailbox}};
     struct gpu_pipeline *pipe;
     enum vkmoe_status st = VKMOE_OK;
 
@@ -119,7 +123,8 @@ enum vkmoe_status run_program_finish(struct run_program *p, const struct run_pub
         return p->st;
     }
     p->tmpl[0] = p->n_dispatches;
-    TRY(gpu_upload(p->dev, p->tmpl_buf, 0, p->tmpl, (TMPL_HEAD + (uint64_t)p->n_dispatches * TMPL_WORDS) * 4, err));
+    TRY(gpu_upload(p->dev, p->tmpl_buf, 0, p->tmpl, (TMPL_HEAD + (uint64_t)p->n_dispatches * TMPL_WORDS) * 4,
+                   err));
     TRY(gpu_pipeline_get(&pipe, p->dev, GPU_K_publish, &spec, sizeof(spec), 1, err));
     gpu_cmds_begin(p->publish);
     gpu_cmds_dispatch(p->publish, pipe, binds, COR_COUNT(binds), &push, 1, 1, 1);

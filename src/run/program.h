@@ -1,6 +1,6 @@
-/* A program: the dispatches of one kind of submit, recorded once in parts that can be submitted from any of them on.
- * Every dispatch is indirect; the publish kernel computes the arguments from the step that the host wrote.
- * Owns command buffers, argument template and arguments; knows no model. */
+/* A program: the dispatches of one kind of submit, recorded once in parts that can be submitted from any of
+ * them on. Every dispatch is indirect; the publish kernel computes the arguments from the step that the host
+ * wrote. Owns command buffers, argument template and arguments; knows no model. */
 #ifndef RUN_PROGRAM_H
 #define RUN_PROGRAM_H
 
@@ -28,9 +28,9 @@ struct run_program {
     struct gpu_cmds **list;            /* scratch of submit: cap_parts + 2 */
     uint32_t *first;                   /* index of each part's first dispatch */
     uint32_t n_parts, cap_parts, n_dispatches, cap_dispatches;
-    uint32_t *tmpl;                    /* host copy */
+    uint32_t *tmpl; /* host copy */
     struct gpu_buffer *tmpl_buf, *args;
-    enum vkmoe_status st;              /* first failure while recording */
+    enum vkmoe_status st; /* first failure while recording */
     struct vkmoe_err err;
 };
 
@@ -44,16 +44,20 @@ enum vkmoe_status run_program_create(struct run_program *p, struct gpu_device *d
                                      uint32_t cap_parts, uint32_t cap_dispatches, struct vkmoe_err *err);
 void run_program_close(struct run_program *p);
 
-/* Recording: parts in order, each with its dispatches and barriers. Errors are kept and reported by finish. */
+/* Recording: parts in order, each with its dispatches and barriers. Errors are kept and reported by finish.
+ */
 void run_part_begin(struct run_program *p);
 /* spec, n_segs: as gpu_pipeline_get. Returns the index of the dispatch. */
-uint32_t run_dispatch(struct run_program *p, enum gpu_kernel k, const void *spec, size_t spec_bytes, uint32_t n_segs,
-                      const struct gpu_bind *binds, uint32_t n_binds, const void *push, const struct run_dim grid[3]);
+uint32_t run_dispatch(struct run_program *p, enum gpu_kernel k, const void *spec, size_t spec_bytes,
+                      uint32_t n_segs, const struct gpu_bind *binds, uint32_t n_binds, const void *push,
+                      const struct run_dim grid[3]);
 void run_barrier(struct run_program *p, enum gpu_barrier kind);
-void run_copy(struct run_program *p, struct gpu_buffer *src, uint64_t src_off, struct gpu_buffer *dst, uint64_t bytes);
+void run_copy(struct run_program *p, struct gpu_buffer *src, uint64_t src_off, struct gpu_buffer *dst,
+              uint64_t bytes);
 void run_part_end(struct run_program *p);
 /* Records publish, uploads the template. */
-enum vkmoe_status run_program_finish(struct run_program *p, const struct run_publish *pub, struct vkmoe_err *err);
+enum vkmoe_status run_program_finish(struct run_program *p, const struct run_publish *pub,
+                                     struct vkmoe_err *err);
 
 /* One submit: publish, parts [from, to), last (may be NULL). */
 enum vkmoe_status run_program_submit(struct run_program *p, uint32_t from, uint32_t to, struct gpu_cmds *last,

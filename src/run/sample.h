@@ -1,5 +1,5 @@
-/* Sampling from logits: the chain repeat penalty, top-k, top-p, min-p, temperature, draw. Implements the sampler part of
- * vkmoe.h; knows no model and no device. */
+/* Sampling from logits: the chain repeat penalty, top-k, top-p, min-p, temperature, draw. Implements the
+ * sampler part of vkmoe.h; knows no model and no device. */
 #ifndef RUN_SAMPLE_H
 #define RUN_SAMPLE_H
 

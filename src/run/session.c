@@ -1,5 +1,6 @@
 #include "run/session.h"
 
+#include <assert.h>
 #include <inttypes.h>
 #include <math.h>
 #include <string.h>
@@ -8,8 +9,8 @@
 #include "core/os.h"
 #include "run/layer.h"
 
-#define SUBMIT_NS 200000000ull       /* no submit is predicted to take longer: drivers kill long ones */
-#define WAIT_NS 120000000000ull      /* a wait that lasts this long is a hang */
+#define SUBMIT_NS 200000000ull    /* no submit is predicted to take longer: drivers kill long ones */
+#define WAIT_NS   120000000000ull /* a wait that lasts this long is a hang */
 
 struct run_session {
     struct run_model *model;
@@ -20,9 +21,13 @@ struct run_session {
     struct gpu_cmds *finish; /* ends every submit: makes results visible to the host */
     uint32_t pos;
     bool has_logits;
-    float *logits;           /* vocab_size, after the last token */
+    float *logits; /* vocab_size, after the last token */
     uint32_t argmax;
-    uint64_t layer_ns;       /* measured time of one prefill layer for a full chunk; 0: not known yet */
+    uint64_t layer_ns; /* measured time of one prefill layer for a full chunk; 0: not known yet */
+    bool slow;
+    run_route_fn on_route;
+    void *route_user;
+    uint32_t *route; /* host copy of the choices of one layer; slow sessions only */
     struct run_stats stats;
     struct vkmoe_err broken; /* status != VKMOE_OK: every call answers with it */
 };
@@ -37,10 +42,11 @@ static uint32_t part_head(const struct run_session *s)
     return 1 + 2 * n_layers(s);
 }
 
-/* ---- creation ----------------------------------------------------------------------------------------------- */
+/* ---- creation
+ * ----------------------------------------------------------------------------------------------- */
 
-static enum vkmoe_status record_pass(struct run_session *s, struct run_program *p, bool many, const char *name,
-                                     struct vkmoe_err *err)
+static enum vkmoe_status record_pass(struct run_session *s, struct run_program *p, bool many,
+                                     const char *name, struct vkmoe_err *err)
 {
     const struct run_graph g = {.prog = p, .model = s->model, .state = &s->state, .many = many};
     const struct run_publish pub = {s->state.step, s->state.state, s->model->pool.table, s->state.mailbox};
@@ -64,7 +70,8 @@ static enum vkmoe_status record_rows(struct run_session *s, struct vkmoe_err *er
     const struct run_publish pub = {s->state.step, s->state.state, s->model->pool.table, s->state.mailbox};
     enum vkmoe_status st = VKMOE_OK;
 
-    TRY(run_program_create(&s->rows, s->model->dev, "logits of rows", 1, run_count_dispatches(s->model), err));
+    TRY(run_program_create(&s->rows, s->model->dev, "logits of rows", 1, run_count_dispatches(s->model),
+                           err));
     run_record_head(&g, true);
     TRY(run_program_finish(&s->rows, &pub, err));
 done:
@@ -83,10 +90,11 @@ done:
     return st;
 }
 
-enum vkmoe_status run_session_create(struct run_session **out, struct run_model *m, const struct run_session_params *p,
-                                     struct vkmoe_err *err)
+enum vkmoe_status run_session_create(struct run_session **out, struct run_model *m,
+                                     const struct run_session_params *p, struct vkmoe_err *err)
 {
-    const struct run_state_params sp = {.n_ctx = p->n_ctx, .chunk = p->chunk, .k_f16 = p->k_f16, .v_f16 = p->v_f16};
+    const struct run_state_params sp = {
+        .n_ctx = p->n_ctx, .chunk = p->chunk, .k_f16 = p->k_f16, .v_f16 = p->v_f16};
     struct run_session *s = cor_zalloc(sizeof(*s));
     enum vkmoe_status st = VKMOE_OK;
 
@@ -98,6 +106,9 @@ enum vkmoe_status run_session_create(struct run_session **out, struct run_model 
     if (!s->logits)
         FAIL(VKMOE_ERR_MEMORY, "no memory for %u logits", m->mdl->config.vocab_size);
     TRY(run_state_create(&s->state, m, &sp, err));
+    s->slow = p->slow;
+    if (p->slow && !(s->route = cor_alloc(s->state.sel.bytes)))
+        FAIL(VKMOE_ERR_MEMORY, "no memory for the choices of %u tokens", s->state.chunk);
     TRY(record_finish(s, err));
     TRY(record_pass(s, &s->one, false, "token", err));
     if (s->state.chunk > 1) {
@@ -121,10 +132,12 @@ void run_session_destroy(struct run_session *s)
     gpu_cmds_destroy(s->finish);
     run_state_close(&s->state);
     cor_free(s->logits);
+    cor_free(s->route);
     cor_free(s);
 }
 
-/* ---- one submit --------------------------------------------------------------------------------------------- */
+/* ---- one submit
+ * --------------------------------------------------------------------------------------------- */
 
 struct step {
     const int32_t *tokens;
@@ -133,8 +146,8 @@ struct step {
 };
 
 /* Fills the step buffer, submits parts [from, to), waits, and brings the mailbox up to date. */
-static enum vkmoe_status submit_wait(struct run_session *s, struct run_program *p, const struct step *in, uint32_t from,
-                                     uint32_t to, const char *what, struct vkmoe_err *err)
+static enum vkmoe_status submit_wait(struct run_session *s, struct run_program *p, const struct step *in,
+                                     uint32_t from, uint32_t to, const char *what, struct vkmoe_err *err)
 {
     struct run_state *d = &s->state;
     uint32_t *step = gpu_buffer_map(d->step);
@@ -159,7 +172,8 @@ done:
     return st;
 }
 
-/* Did the last submit halt? Loads what it missed and gives the part to go on from; NONE when it ran to its end. */
+/* Did the last submit halt? Loads what it missed and gives the part to go on from; NONE when it ran to its
+ * end. */
 static enum vkmoe_status serve_halt(struct run_session *s, uint32_t *resume, struct vkmoe_err *err)
 {
     const uint32_t *mail = gpu_buffer_map(s->state.mailbox);
@@ -169,31 +183,54 @@ static enum vkmoe_status serve_halt(struct run_session *s, uint32_t *resume, str
     if (layer == NONE)
         return VKMOE_OK;
     if (layer >= n_layers(s))
-        return cor_fail(err, VKMOE_ERR_DEVICE, "the device reports a halt at layer %u of %u", layer, n_layers(s));
+        return cor_fail(err, VKMOE_ERR_DEVICE, "the device reports a halt at layer %u of %u", layer,
+                        n_layers(s));
     s->stats.halts++;
     *resume = run_part_experts(layer);
     return run_pool_load(&s->model->pool, layer, mail + MAIL_MISSING, NULL, err);
 }
 
-/* Runs parts [0, to) with as many submits as halts and the time limit ask for. per_submit: parts at most, 0: all. */
-static enum vkmoe_status run_parts(struct run_session *s, struct run_program *p, const struct step *in, uint32_t to,
-                                   uint32_t per_submit, const char *what, struct vkmoe_err *err)
+/* Tells of the choices of a layer when `part`, which has just run, is the one that makes them. */
+static enum vkmoe_status tell_route(struct run_session *s, const struct step *in, uint32_t part,
+                                    struct vkmoe_err *err)
+{
+    const struct run_region *sel = &s->state.sel;
+    uint64_t bytes = (uint64_t)in->n_tokens * s->model->mdl->config.n_experts_used * 8;
+    enum vkmoe_status st = VKMOE_OK;
+
+    if (!s->on_route || part % 2 == 0 || part == part_head(s))
+        return VKMOE_OK;
+    TRY(gpu_download(s->model->dev, run_arena_buffer(&s->state.act, sel), sel->off, s->route, bytes, err));
+    s->on_route(s->route_user, part / 2, in->pos, in->n_tokens, s->route);
+done:
+    return st;
+}
+
+/* Runs parts [0, to) with as many submits as halts and the time limit ask for. per_submit: parts at most, 0:
+ * all. */
+static enum vkmoe_status run_parts(struct run_session *s, struct run_program *p, const struct step *in,
+                                   uint32_t to, uint32_t per_submit, const char *what, struct vkmoe_err *err)
 {
     enum vkmoe_status st = VKMOE_OK;
     uint32_t from = 0, last_halt = NONE, halts_here = 0;
 
+    if (s->slow)
+        per_submit = 1;
     while (from < to) {
         uint32_t end = per_submit && to - from > per_submit ? from + per_submit : to, resume;
 
         TRY(submit_wait(s, p, in, from, end, what, err));
         TRY(serve_halt(s, &resume, err));
+        if (s->slow)
+            TRY(tell_route(s, in, from, err));
         if (resume == NONE) {
             from = end;
             continue;
         }
         halts_here = resume == last_halt ? halts_here + 1 : 1;
         last_halt = resume;
-        if (halts_here > 2) /* what was missing has been loaded: a device that halts again is not to be trusted */
+        if (halts_here >
+            2) /* what was missing has been loaded: a device that halts again is not to be trusted */
             FAIL(VKMOE_ERR_DEVICE, "%s: halted three times at one layer", what);
         from = resume;
     }
@@ -201,7 +238,8 @@ done:
     return st;
 }
 
-/* ---- logits ------------------------------------------------------------------------------------------------- */
+/* ---- logits
+ * ------------------------------------------------------------------------------------------------- */
 
 static enum vkmoe_status check_finite(const float *logits, uint32_t n, uint32_t pos, struct vkmoe_err *err)
 {
@@ -224,7 +262,8 @@ static enum vkmoe_status take_logits(struct run_session *s, uint32_t row, uint32
     return check_finite(s->logits, n, pos, err);
 }
 
-/* ---- feeding ------------------------------------------------------------------------------------------------ */
+/* ---- feeding
+ * ------------------------------------------------------------------------------------------------ */
 
 struct feed {
     run_logits_fn fn;
@@ -281,8 +320,8 @@ static uint32_t parts_per_submit(const struct run_session *s, uint32_t n_tokens)
     return (uint32_t)(layers < 1 ? 2 : layers < n_layers(s) ? 2 * layers : 2 * n_layers(s) + 2);
 }
 
-static enum vkmoe_status feed_chunk(struct run_session *s, const int32_t *tokens, uint32_t n, bool last, struct feed *f,
-                                    struct vkmoe_err *err)
+static enum vkmoe_status feed_chunk(struct run_session *s, const int32_t *tokens, uint32_t n, bool last,
+                                    struct feed *f, struct vkmoe_err *err)
 {
     const struct step in = {.tokens = tokens, .n_tokens = n, .pos = s->pos, .row0 = n - 1, .n_rows = 1};
     uint64_t start = cor_now_ns(), halts = s->stats.halts, ns;
@@ -304,24 +343,26 @@ done:
     return st;
 }
 
-static enum vkmoe_status check_tokens(const struct run_session *s, const int32_t *tokens, size_t n, struct vkmoe_err *err)
+static enum vkmoe_status check_tokens(const struct run_session *s, const int32_t *tokens, size_t n,
+                                      struct vkmoe_err *err)
 {
     uint32_t vocab = s->model->mdl->config.vocab_size;
 
     if (!n)
         return cor_fail(err, VKMOE_ERR_ARGUMENT, "no tokens to feed");
     if (n > s->state.n_ctx - s->pos)
-        return cor_fail(err, VKMOE_ERR_CONTEXT_FULL, "context full: %u of %u positions used, %zu more asked for", s->pos,
-                        s->state.n_ctx, n);
+        return cor_fail(err, VKMOE_ERR_CONTEXT_FULL,
+                        "context full: %u of %u positions used, %zu more asked for", s->pos, s->state.n_ctx,
+                        n);
     for (size_t i = 0; i < n; i++)
         if (tokens[i] < 0 || (uint32_t)tokens[i] >= vocab)
-            return cor_fail(err, VKMOE_ERR_ARGUMENT, "token %zu: id %" PRId32 " is outside the vocabulary of %u", i,
-                            tokens[i], vocab);
+            return cor_fail(err, VKMOE_ERR_ARGUMENT,
+                            "token %zu: id %" PRId32 " is outside the vocabulary of %u", i, tokens[i], vocab);
     return VKMOE_OK;
 }
 
-enum vkmoe_status run_session_feed(struct run_session *s, const int32_t *tokens, size_t n, run_logits_fn fn, void *user,
-                                   struct vkmoe_err *err)
+enum vkmoe_status run_session_feed(struct run_session *s, const int32_t *tokens, size_t n, run_logits_fn fn,
+                                   void *user, struct vkmoe_err *err)
 {
     struct feed f = {.fn = fn, .user = user};
     struct vkmoe_err local = {0};
@@ -379,6 +420,13 @@ const struct run_stats *run_session_stats(const struct run_session *s)
 const struct run_state *run_session_state(const struct run_session *s)
 {
     return &s->state;
+}
+
+void run_session_on_route(struct run_session *s, run_route_fn fn, void *user)
+{
+    assert(s->slow);
+    s->on_route = fn;
+    s->route_user = user;
 }
 
 enum vkmoe_status run_session_set_mask(struct run_session *s, const uint32_t *allowed, struct vkmoe_err *err)

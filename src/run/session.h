@@ -1,5 +1,5 @@
-/* One text being read and continued: feeds tokens through the recorded programs, handles halts, hands out logits.
- * Owns its KV cache, activations and command buffers; shares the model. */
+/* One text being read and continued: feeds tokens through the recorded programs, handles halts, hands out
+ * logits. Owns its KV cache, activations and command buffers; shares the model. */
 #ifndef RUN_SESSION_H
 #define RUN_SESSION_H
 
@@ -8,9 +8,10 @@
 #include "run/state.h"
 
 struct run_session_params {
-    uint32_t n_ctx;  /* at least 1 */
-    uint32_t chunk;  /* prefill chunk; 0: what fits, at most 512 */
+    uint32_t n_ctx; /* at least 1 */
+    uint32_t chunk; /* prefill chunk; 0: what fits, at most 512 */
     bool k_f16, v_f16;
+    bool slow; /* one submit and one wait per part: the oracle for everything that is done in fewer */
 };
 
 struct run_stats {
@@ -22,12 +23,12 @@ typedef bool (*run_logits_fn)(void *user, size_t index, const float *logits);
 
 struct run_session;
 
-enum vkmoe_status run_session_create(struct run_session **out, struct run_model *m, const struct run_session_params *p,
-                                     struct vkmoe_err *err);
+enum vkmoe_status run_session_create(struct run_session **out, struct run_model *m,
+                                     const struct run_session_params *p, struct vkmoe_err *err);
 void run_session_destroy(struct run_session *s);
 /* fn NULL: only the last token's logits are computed. */
-enum vkmoe_status run_session_feed(struct run_session *s, const int32_t *tokens, size_t n, run_logits_fn fn, void *user,
-                                   struct vkmoe_err *err);
+enum vkmoe_status run_session_feed(struct run_session *s, const int32_t *tokens, size_t n, run_logits_fn fn,
+                                   void *user, struct vkmoe_err *err);
 const float *run_session_logits(const struct run_session *s); /* NULL before the first feed */
 uint32_t run_session_argmax(const struct run_session *s);     /* of the last logits, found on the device */
 uint32_t run_session_position(const struct run_session *s);
@@ -37,5 +38,12 @@ const struct run_state *run_session_state(const struct run_session *s);
 
 /* Expert mask, n_layers x ceil(n_experts / 32) words: routed experts that may be chosen. */
 enum vkmoe_status run_session_set_mask(struct run_session *s, const uint32_t *allowed, struct vkmoe_err *err);
+
+/* What the router chose at one layer for the tokens [pos, pos + n_tokens): pairs (id, weight bits) as in
+ * shared/step.h. */
+typedef void (*run_route_fn)(void *user, uint32_t layer, uint32_t pos, uint32_t n_tokens,
+                             const uint32_t *sel);
+/* Slow sessions only. fn NULL: no calls. */
+void run_session_on_route(struct run_session *s, run_route_fn fn, void *user);
 
 #endif

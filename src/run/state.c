@@ -6,7 +6,7 @@
 
 #include "core/alloc.h"
 
-#define CHUNK_MAX 512u
+#define CHUNK_MAX       512u
 #define LOGITS_ROWS_MAX 32u
 
 struct plan { /* one region to take */
@@ -21,7 +21,8 @@ static uint32_t mask_words(const struct mdl_config *c)
 }
 
 /* Largest chunk for which every activation still fits one binding. */
-static uint32_t fit_chunk(const struct mdl_config *c, const struct gpu_caps *caps, uint32_t wanted, uint32_t n_ctx)
+static uint32_t fit_chunk(const struct mdl_config *c, const struct gpu_caps *caps, uint32_t wanted,
+                          uint32_t n_ctx)
 {
     uint64_t ff = c->n_shared * (uint64_t)c->ff_expert;
     uint64_t per[] = {
@@ -55,9 +56,10 @@ static enum vkmoe_status plan_kv(struct run_state *s, const struct mdl_config *c
     enum vkmoe_status st = VKMOE_OK;
 
     if (s->n_ctx > most)
-        return cor_fail(err, VKMOE_ERR_LIMIT,
-                        "context of %u positions: the cache of one layer does not fit one binding; at most %" PRIu64,
-                        s->n_ctx, most);
+        return cor_fail(
+            err, VKMOE_ERR_LIMIT,
+            "context of %u positions: the cache of one layer does not fit one binding; at most %" PRIu64,
+            s->n_ctx, most);
     s->kv = cor_array(c->n_layers, sizeof(*s->kv));
     if (!s->kv)
         return cor_fail(err, VKMOE_ERR_MEMORY, "no memory for the cache of %u layers", c->n_layers);
@@ -69,11 +71,13 @@ done:
     return st;
 }
 
-static enum vkmoe_status plan_activations(struct run_state *s, const struct mdl_config *c, struct vkmoe_err *err)
+static enum vkmoe_status plan_activations(struct run_state *s, const struct mdl_config *c,
+                                          struct vkmoe_err *err)
 {
     uint64_t t = s->chunk, k = c->n_experts_used, q = (uint64_t)c->n_heads * c->head_dim;
     uint64_t kv = (uint64_t)c->n_kv_heads * c->head_dim, ff = (uint64_t)c->n_shared * c->ff_expert;
-    uint64_t tiles = t * k / TILE_TOKENS + c->n_experts; /* each expert has at most one tile that is not full */
+    uint64_t tiles =
+        t * k / TILE_TOKENS + c->n_experts; /* each expert has at most one tile that is not full */
     const struct plan list[] = {
         {&s->x, t * c->dim * 4, "residual stream"},
         {&s->xn, t * c->dim * 4, "normed stream"},
@@ -147,9 +151,11 @@ static enum vkmoe_status allow_all(struct run_state *s, const struct run_model *
     return st;
 }
 
-static enum vkmoe_status create_buffers(struct run_state *s, const struct mdl_config *c, struct vkmoe_err *err)
+static enum vkmoe_status create_buffers(struct run_state *s, const struct mdl_config *c,
+                                        struct vkmoe_err *err)
 {
-    uint64_t head = (STEP_TOKENS + (uint64_t)s->chunk) * 4, changes = (uint64_t)c->n_layers * c->n_experts * 8;
+    uint64_t head = (STEP_TOKENS + (uint64_t)s->chunk) * 4,
+             changes = (uint64_t)c->n_layers * c->n_experts * 8;
     enum vkmoe_status st = VKMOE_OK;
 
     TRY(run_arena_create(&s->kv_arena, "KV cache", err));
@@ -162,8 +168,8 @@ done:
     return st;
 }
 
-enum vkmoe_status run_state_create(struct run_state *s, const struct run_model *m, const struct run_state_params *p,
-                                   struct vkmoe_err *err)
+enum vkmoe_status run_state_create(struct run_state *s, const struct run_model *m,
+                                   const struct run_state_params *p, struct vkmoe_err *err)
 {
     const struct mdl_config *c = &m->mdl->config;
     const struct gpu_caps *caps = gpu_device_caps(m->dev);

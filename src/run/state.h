@@ -18,18 +18,19 @@ struct run_state {
     struct run_arena kv_arena, act;
     struct run_kv *kv; /* n_layers */
     /* Activations, f32, (chunk, ...) unless said otherwise */
-    struct run_region x, xn;      /* (dim) residual stream, normed */
-    struct run_region qkv, qr;    /* (q + k + v rows), (q rows) rotated queries */
-    struct run_region att, part;  /* (q rows); (n_heads, n_splits, head_dim + 2) partial attention of one token */
+    struct run_region x, xn;   /* (dim) residual stream, normed */
+    struct run_region qkv, qr; /* (q + k + v rows), (q rows) rotated queries */
+    struct run_region att,
+        part; /* (q rows); (n_heads, n_splits, head_dim + 2) partial attention of one token */
     struct run_region route, sel; /* (n_experts) router logits; (k, 2) choice: id, weight */
     struct run_region gu, hs, ys; /* shared expert: (2 ff), (ff), (dim) */
     struct run_region h, y;       /* (k, ff_expert), (k, dim) */
     struct run_region tiles, pairs;
-    struct run_region logits;     /* (n_rows, vocab) */
-    struct run_region rope;       /* (n_ctx, n_rot / 2, 2) cos and sin, computed in double */
-    struct run_region mask;       /* (n_layers, ceil(n_experts / 32)) allowed experts */
-    struct gpu_buffer *state;     /* head of the step and tokens, on the device */
-    struct gpu_buffer *step;      /* host writes */
+    struct run_region logits;         /* (n_rows, vocab) */
+    struct run_region rope;           /* (n_ctx, n_rot / 2, 2) cos and sin, computed in double */
+    struct run_region mask;           /* (n_layers, ceil(n_experts / 32)) allowed experts */
+    struct gpu_buffer *state;         /* head of the step and tokens, on the device */
+    struct gpu_buffer *step;          /* host writes */
     struct gpu_buffer *mailbox, *out; /* host reads; out: logits (n_rows, vocab) */
 };
 
@@ -38,8 +39,8 @@ struct run_state_params {
     bool k_f16, v_f16;
 };
 
-enum vkmoe_status run_state_create(struct run_state *s, const struct run_model *m, const struct run_state_params *p,
-                                   struct vkmoe_err *err);
+enum vkmoe_status run_state_create(struct run_state *s, const struct run_model *m,
+                                   const struct run_state_params *p, struct vkmoe_err *err);
 void run_state_close(struct run_state *s);
 /* Expert mask: n_layers x ceil(n_experts / 32) words; no submit may be in flight. */
 enum vkmoe_status run_state_set_mask(struct run_state *s, const struct run_model *m, const uint32_t *allowed,

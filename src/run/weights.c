@@ -20,8 +20,8 @@ static enum vkmoe_status plan_pieces(struct run_arena *arena, struct run_matrix 
     enum vkmoe_status st = VKMOE_OK;
 
     if (!per)
-        return cor_fail(err, VKMOE_ERR_LIMIT, "%s: one row of %" PRIu64 " bytes, the device binds %" PRIu64, name,
-                        m->row_bytes, most);
+        return cor_fail(err, VKMOE_ERR_LIMIT, "%s: one row of %" PRIu64 " bytes, the device binds %" PRIu64,
+                        name, m->row_bytes, most);
     if (per >= 4)
         per -= per % 4; /* pieces then start on a word of the stacked rows */
     n = (m->rows + per - 1) / per;
@@ -40,8 +40,9 @@ done:
     return st;
 }
 
-static enum vkmoe_status plan_matrix(struct run_arena *arena, struct run_matrix *m, const struct mdl_tensor *const *src,
-                                     uint32_t n_src, struct vkmoe_err *err)
+static enum vkmoe_status plan_matrix(struct run_arena *arena, struct run_matrix *m,
+                                     const struct mdl_tensor *const *src, uint32_t n_src,
+                                     struct vkmoe_err *err)
 {
     uint64_t rows = 0;
 
@@ -57,8 +58,9 @@ static enum vkmoe_status plan_matrix(struct run_arena *arena, struct run_matrix 
     return plan_pieces(arena, m, err);
 }
 
-static enum vkmoe_status plan_linear(struct run_arena *arena, struct run_linear *l, const struct mdl_tensor *const *src,
-                                     uint32_t n_src, struct vkmoe_err *err)
+static enum vkmoe_status plan_linear(struct run_arena *arena, struct run_linear *l,
+                                     const struct mdl_tensor *const *src, uint32_t n_src,
+                                     struct vkmoe_err *err)
 {
     enum vkmoe_status st = VKMOE_OK;
     bool same = true;
@@ -73,8 +75,8 @@ done:
     return st;
 }
 
-static enum vkmoe_status plan_layer(struct run_arena *arena, struct run_layer_weights *w, const struct mdl_layer *l,
-                                    struct vkmoe_err *err)
+static enum vkmoe_status plan_layer(struct run_arena *arena, struct run_layer_weights *w,
+                                    const struct mdl_layer *l, struct vkmoe_err *err)
 {
     const struct mdl_tensor *qkv[] = {l->q, l->k, l->v}, *gate_up[] = {l->gate_sh, l->up_sh};
     enum vkmoe_status st = VKMOE_OK;
@@ -117,9 +119,9 @@ done:
     return st;
 }
 
-enum vkmoe_status run_upload_tensor(struct gpu_device *dev, struct gpu_buffer *buf, uint64_t off, const struct mdl_gguf *g,
-                                    const struct mdl_tensor *t, uint64_t tensor_off, uint64_t n,
-                                    struct run_progress *progress, struct vkmoe_err *err)
+enum vkmoe_status run_upload_tensor(struct gpu_device *dev, struct gpu_buffer *buf, uint64_t off,
+                                    const struct mdl_gguf *g, const struct mdl_tensor *t, uint64_t tensor_off,
+                                    uint64_t n, struct run_progress *progress, struct vkmoe_err *err)
 {
     enum vkmoe_status st = VKMOE_OK;
 
@@ -149,9 +151,11 @@ done:
     return st;
 }
 
-/* Rows of a piece come from the stacked sources in turn; plan_linear stacks only sources that end on a word. */
-static enum vkmoe_status load_piece(const struct run_weights *w, const struct run_matrix *m, const struct run_piece *p,
-                                    const struct mdl_gguf *g, struct run_progress *progress, struct vkmoe_err *err)
+/* Rows of a piece come from the stacked sources in turn; plan_linear stacks only sources that end on a word.
+ */
+static enum vkmoe_status load_piece(const struct run_weights *w, const struct run_matrix *m,
+                                    const struct run_piece *p, const struct mdl_gguf *g,
+                                    struct run_progress *progress, struct vkmoe_err *err)
 {
     struct gpu_buffer *buf = run_arena_buffer(&w->arena, &p->region);
     uint64_t row = p->row0, end = (uint64_t)p->row0 + p->n_rows, first = 0;
@@ -162,8 +166,9 @@ static enum vkmoe_status load_piece(const struct run_weights *w, const struct ru
         uint64_t stop = last < end ? last : end;
 
         if (row < stop) {
-            TRY(run_upload_tensor(w->arena.dev, buf, p->region.off + (row - p->row0) * m->row_bytes, g, m->src[i],
-                                  (row - first) * m->row_bytes, (stop - row) * m->row_bytes, progress, err));
+            TRY(run_upload_tensor(w->arena.dev, buf, p->region.off + (row - p->row0) * m->row_bytes, g,
+                                  m->src[i], (row - first) * m->row_bytes, (stop - row) * m->row_bytes,
+                                  progress, err));
             row = stop;
         }
         first = last;
@@ -172,8 +177,9 @@ done:
     return st;
 }
 
-static enum vkmoe_status load_matrix(const struct run_weights *w, const struct run_matrix *m, const struct mdl_gguf *g,
-                                     struct run_progress *progress, struct vkmoe_err *err)
+static enum vkmoe_status load_matrix(const struct run_weights *w, const struct run_matrix *m,
+                                     const struct mdl_gguf *g, struct run_progress *progress,
+                                     struct vkmoe_err *err)
 {
     enum vkmoe_status st = VKMOE_OK;
 
@@ -183,8 +189,9 @@ done:
     return st;
 }
 
-static enum vkmoe_status load_linear(const struct run_weights *w, const struct run_linear *l, const struct mdl_gguf *g,
-                                     struct run_progress *progress, struct vkmoe_err *err)
+static enum vkmoe_status load_linear(const struct run_weights *w, const struct run_linear *l,
+                                     const struct mdl_gguf *g, struct run_progress *progress,
+                                     struct vkmoe_err *err)
 {
     enum vkmoe_status st = VKMOE_OK;
 
@@ -194,8 +201,8 @@ done:
     return st;
 }
 
-enum vkmoe_status run_weights_load(struct run_weights *w, const struct mdl_model *m, struct run_progress *progress,
-                                   struct vkmoe_err *err)
+enum vkmoe_status run_weights_load(struct run_weights *w, const struct mdl_model *m,
+                                   struct run_progress *progress, struct vkmoe_err *err)
 {
     const struct mdl_gguf *g = m->gguf;
     enum vkmoe_status st = VKMOE_OK;

@@ -1,5 +1,5 @@
-/* Weights that every token uses, on the device: block bytes as they stand in the file. Owns their buffers and how large
- * matrices are cut into row ranges that the device can bind; routed experts are in pool.h. */
+/* Weights that every token uses, on the device: block bytes as they stand in the file. Owns their buffers and
+ * how large matrices are cut into row ranges that the device can bind; routed experts are in pool.h. */
 #ifndef RUN_WEIGHTS_H
 #define RUN_WEIGHTS_H
 
@@ -17,7 +17,8 @@ struct run_piece { /* rows [row0, row0 + n_rows) of a matrix */
     uint32_t row0, n_rows;
 };
 
-/* One matrix, or several of one format stacked by rows (q, k and v; gate and up), in pieces that fit a binding. */
+/* One matrix, or several of one format stacked by rows (q, k and v; gate and up), in pieces that fit a
+ * binding. */
 struct run_matrix {
     const struct mdl_tensor *src[3];
     uint32_t n_src;
@@ -28,8 +29,8 @@ struct run_matrix {
     struct run_piece *pieces;
 };
 
-/* What one activation is multiplied with at once; the outputs stand behind each other. One matrix where the formats
- * are the same, else one each. */
+/* What one activation is multiplied with at once; the outputs stand behind each other. One matrix where the
+ * formats are the same, else one each. */
 struct run_linear {
     uint32_t n;
     struct run_matrix m[3];
@@ -55,14 +56,15 @@ struct run_weights {
 enum vkmoe_status run_weights_plan(struct run_weights *w, struct gpu_device *dev, const struct mdl_model *m,
                                    struct vkmoe_err *err);
 /* Takes the memory and uploads from the file. */
-enum vkmoe_status run_weights_load(struct run_weights *w, const struct mdl_model *m, struct run_progress *progress,
-                                   struct vkmoe_err *err);
+enum vkmoe_status run_weights_load(struct run_weights *w, const struct mdl_model *m,
+                                   struct run_progress *progress, struct vkmoe_err *err);
 void run_weights_close(struct run_weights *w);
 uint64_t run_weights_bytes(const struct run_weights *w);
 
-/* n bytes of a tensor from tensor_off on, to buf at off (a multiple of 4). n is rounded up to 4 with zeros on the device. */
-enum vkmoe_status run_upload_tensor(struct gpu_device *dev, struct gpu_buffer *buf, uint64_t off, const struct mdl_gguf *g,
-                                    const struct mdl_tensor *t, uint64_t tensor_off, uint64_t n,
-                                    struct run_progress *progress, struct vkmoe_err *err);
+/* n bytes of a tensor from tensor_off on, to buf at off (a multiple of 4). n is rounded up to 4 with zeros on
+ * the device. */
+enum vkmoe_status run_upload_tensor(struct gpu_device *dev, struct gpu_buffer *buf, uint64_t off,
+                                    const struct mdl_gguf *g, const struct mdl_tensor *t, uint64_t tensor_off,
+                                    uint64_t n, struct run_progress *progress, struct vkmoe_err *err);
 
 #endif

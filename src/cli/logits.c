@@ -1,0 +1,98 @@
+/* vkmoe logits: logits after the last token, or after every token, as a float32 .npy file. */
+#include <stdio.h>
+
+#include "cli/engine.h"
+#include "core/alloc.h"
+#include "core/npy.h"
+
+struct sink {
+    struct cor_npy_writer *npy;
+    enum vkmoe_status st;
+    struct vkmoe_err *err;
+};
+
+static bool append(void *user, size_t index, const float *logits)
+{
+    struct sink *s = user;
+
+    (void)index;
+    s->st = cor_npy_append(s->npy, logits, s->err);
+    return s->st == VKMOE_OK;
+}
+
+static enum vkmoe_status write_logits(struct cli_engine *e, const int32_t *ids, size_t n, bool all,
+                                      const char *path, struct vkmoe_err *err)
+{
+    struct sink sink = {.err = err};
+    struct cor_npy_writer *done_npy;
+    enum vkmoe_status st = VKMOE_OK;
+
+    TRY(cor_npy_create(&sink.npy, path, vkmoe_model_facts(e->mdl)->vocab_size, err));
+    if (all) {
+        TRY(vkmoe_session_feed_all(e->ses, ids, n, append, &sink, err));
+        TRY(sink.st);
+    } else {
+        TRY(vkmoe_session_feed(e->ses, ids, n, err));
+        TRY(cor_npy_append(sink.npy, vkmoe_session_logits(e->ses), err));
+    }
+    done_npy = sink.npy;
+    sink.npy = NULL;
+    TRY(cor_npy_commit(done_npy, err));
+done:
+    cor_npy_discard(sink.npy);
+    return st;
+}
+
+static int logits_main(const struct cli_cmd *cmd, int argc, char **argv)
+{
+    struct cli_engine e = CLI_ENGINE_DEFAULTS;
+    const char *tokens = NULL, *prompt = NULL, *file = NULL, *out = NULL;
+    bool all = false;
+    const struct cli_opt opts[] = {
+        {"--tokens", CLI_STR, &tokens, "1,2,3", "token ids", 0, 0},
+        {"-p|--prompt", CLI_STR, &prompt, "TEXT", "text", 0, 0},
+        {"-f|--file", CLI_STR, &file, "FILE", "text from a file", 0, 0},
+        {"--all", CLI_FLAG, &all, NULL, "logits after every token: (tokens, vocab); else (1, vocab)", 0, 0},
+        {"-o|--output", CLI_STR, &out, "OUT.npy", "file to write", 0, 0},
+        CLI_ENGINE_OPTS(e),
+        {0},
+    };
+    struct vkmoe_err err = {0};
+    enum vkmoe_status st = VKMOE_OK;
+    int32_t *ids = NULL;
+    char *text = NULL;
+    size_t n = 0, bytes;
+    int status = cli_parse(cmd, opts, argc, argv, NULL);
+
+    if (status >= 0)
+        return status;
+    if (!!tokens + !!prompt + !!file != 1)
+        return cli_usage(cmd, "give one of --tokens, -p and -f");
+    if (!out)
+        return cli_usage(cmd, "give the file to write with -o");
+    status = cli_engine_open(&e, cmd);
+    if (status == CLI_GOOD) {
+        if (tokens) {
+            TRY(cli_parse_ids(tokens, &ids, &n, &err));
+        } else {
+            TRY(cli_read_text(prompt, file, &text, &bytes, &err));
+            TRY(vkmoe_tokenize(e.mdl, text, bytes, false, &ids, &n, &err));
+        }
+        TRY(write_logits(&e, ids, n, all, out, &err));
+    }
+done:
+    if (st != VKMOE_OK)
+        status = cli_error(&err);
+    cor_free(ids);
+    cor_free(text);
+    cli_engine_close(&e);
+    return status;
+}
+
+const struct cli_cmd cli_logits = {
+    .name = "logits",
+    .summary = "write the logits of a text as a .npy file",
+    .synopsis = "[-m FILE] --tokens 1,2,3 | -p TEXT | -f FILE [--all] -o OUT.npy",
+    .example = "  vkmoe logits -p \"In the beginning\" --all -o logits.npy\n",
+    .run = logits_main,
+};
