@@ -9,7 +9,8 @@ TEST_PACKAGES=(clang g++ python3 binutils libcmocka-dev vulkan-validationlayers 
 
 say() { printf '%s\n' "$*" >&2; }
 
-is_installed() { [ "$(dpkg-query -W -f='${db:Status-Status}' "$1" 2>/dev/null)" = installed ]; }
+# A package may be there for several architectures: one line each.
+is_installed() { dpkg-query -W -f='${db:Status-Status}\n' "$1" 2>/dev/null | grep -qx installed; }
 
 # install NAME...: with apt, only what is missing, as root or through sudo -n; otherwise says how and ends.
 install() {
@@ -31,6 +32,27 @@ install() {
     apt_run "${as[@]}" apt-get update
     apt_run "${as[@]}" env DEBIAN_FRONTEND=noninteractive \
         apt-get install -y --no-install-recommends "${missing[@]}"
+}
+
+# install_foreign ARCHITECTURE NAME...: the same for packages of another architecture; refuses when apt would
+# remove anything for them.
+install_foreign() {
+    local arch=$1 name missing=0 as=()
+    shift
+    for name in "$@"; do
+        is_installed "$name" || missing=1
+    done
+    [ "$missing" = 1 ] || return 0
+    if [ "$(id -u)" -ne 0 ]; then
+        as=(sudo -n)
+    fi
+    apt_run "${as[@]}" dpkg --add-architecture "$arch"
+    apt_run "${as[@]}" apt-get update
+    if apt-get install -s --no-install-recommends "$@" | grep '^Remv'; then
+        say "apt would remove packages for those of $arch: not done"
+        exit 1
+    fi
+    install "$@"
 }
 
 # Runs a command, shows its output only when it fails.

@@ -19,13 +19,13 @@ ROOT = pathlib.Path(__file__).resolve().parent.parent
 
 # Name: (pattern of the loader's manifest, further environment). Subgroups of lavapipe: width / 32.
 DRIVERS = {
-    "lavapipe": ("/usr/share/vulkan/icd.d/lvp_icd*.json", {}),
-    "lavapipe-4": ("/usr/share/vulkan/icd.d/lvp_icd*.json", {"LP_NATIVE_VECTOR_WIDTH": "128"}),
-    "lavapipe-16": ("/usr/share/vulkan/icd.d/lvp_icd*.json", {"LP_NATIVE_VECTOR_WIDTH": "512"}),
+    "lavapipe": ("/usr/share/vulkan/icd.d/lvp_icd.{machine}.json", {}),
+    "lavapipe-4": ("/usr/share/vulkan/icd.d/lvp_icd.{machine}.json", {"LP_NATIVE_VECTOR_WIDTH": "128"}),
+    "lavapipe-16": ("/usr/share/vulkan/icd.d/lvp_icd.{machine}.json", {"LP_NATIVE_VECTOR_WIDTH": "512"}),
     "swiftshader": ("/usr/lib/chromium/vk_swiftshader_icd.json", {}),
-    "polaris10": ("/usr/share/vulkan/icd.d/radeon_icd*.json", {"RADV_FORCE_FAMILY": "POLARIS10"}),
-    "navi21": ("/usr/share/vulkan/icd.d/radeon_icd*.json", {"RADV_FORCE_FAMILY": "NAVI21"}),
-    "gfx1100": ("/usr/share/vulkan/icd.d/radeon_icd*.json", {"RADV_FORCE_FAMILY": "GFX1100"}),
+    "polaris10": ("/usr/share/vulkan/icd.d/radeon_icd.{machine}.json", {"RADV_FORCE_FAMILY": "POLARIS10"}),
+    "navi21": ("/usr/share/vulkan/icd.d/radeon_icd.{machine}.json", {"RADV_FORCE_FAMILY": "NAVI21"}),
+    "gfx1100": ("/usr/share/vulkan/icd.d/radeon_icd.{machine}.json", {"RADV_FORCE_FAMILY": "GFX1100"}),
 }
 
 # The first pattern that fits a program decides: drivers, and those of a sanitizer build.
@@ -72,18 +72,18 @@ def count(text):
     return found, announced
 
 
-def environment(driver, sanitized):
+def environment(driver, args):
     env = dict(os.environ)
     for name in ("VK_DRIVER_FILES", "VK_ICD_FILENAMES", "RADV_FORCE_FAMILY", "LP_NATIVE_VECTOR_WIDTH"):
         env.pop(name, None)
     if driver:
         pattern, more = DRIVERS[driver]
-        files = sorted(glob.glob(pattern))
+        files = glob.glob(pattern.format(machine=args.foreign or os.uname().machine))
         if not files:
             return None
         env.update(more)
-        env["VK_DRIVER_FILES"] = env["VK_ICD_FILENAMES"] = ":".join(files[:1])
-    if sanitized:
+        env["VK_DRIVER_FILES"] = env["VK_ICD_FILENAMES"] = files[0]
+    if args.sanitized:
         env["ASAN_OPTIONS"] = "detect_leaks=1:allocator_may_return_null=1"
         env["UBSAN_OPTIONS"] = "print_stacktrace=1:halt_on_error=1"
         env["LSAN_OPTIONS"] = "suppressions=%s:print_suppressions=0" % (ROOT / "tests" / "lsan.supp")
@@ -93,7 +93,7 @@ def environment(driver, sanitized):
 def run(program, driver, args, skips):
     """One program on one driver: (passed, failed, skipped), the line to print, its output."""
     name = program.name
-    env = environment(driver, args.sanitized)
+    env = environment(driver, args)
     label = name + (" on " + driver if driver else "")
     if env is None:
         return (0, 1, 0), "FAIL  %-44s no driver %s is installed" % (label, DRIVERS[driver][0]), ""
@@ -140,6 +140,8 @@ def plan(args):
         drivers = row[2] if args.sanitized else row[1]
         if args.drivers:
             drivers = [d for d in drivers if not d] or args.drivers.split(",")
+        if args.foreign:  # SwiftShader comes for the native machine only
+            drivers = [d for d in drivers if d in ("", "lavapipe")]
         jobs += [(program, d) for d in drivers]
     return jobs
 
@@ -151,6 +153,7 @@ def main():
     p.add_argument("--drivers", default="", help="instead of the matrix: " + ", ".join(DRIVERS))
     p.add_argument("--sanitized", action="store_true", help="a build with ASan and UBSan")
     p.add_argument("--wrapper", default="", help="put before each command, as qemu-aarch64")
+    p.add_argument("--foreign", help="machine whose drivers are meant, as aarch64; those without are left out")
     p.add_argument("--jobs", type=int, default=2)
     p.add_argument("--timeout", type=int, default=300, help="seconds for each program")
     p.add_argument("--counts", help="file to which a line 'passed failed skipped' is appended")
