@@ -139,6 +139,7 @@ struct gpu_device {
     VkPipelineCache cache;
     char *cache_path;   /* NULL: not kept on disk */
     uint64_t cache_sum; /* of the blob that was loaded */
+    uint32_t n_compiled;        /* pipelines that did not come from the cache */
     struct gpu_pipeline *pipelines;
     VkShaderModule modules[GPU_KERNEL_COUNT]; /* made on first use */
 

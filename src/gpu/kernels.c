@@ -137,6 +137,7 @@ static enum vkmoe_status compile(struct gpu_device *dev, struct gpu_pipeline *p,
     }
     p->from_cache = (whole.flags & VK_PIPELINE_CREATION_FEEDBACK_VALID_BIT_EXT) &&
                     (whole.flags & VK_PIPELINE_CREATION_FEEDBACK_APPLICATION_PIPELINE_CACHE_HIT_BIT_EXT);
+    dev->n_compiled += !p->from_cache;
     gpu_name(dev, VK_OBJECT_TYPE_PIPELINE, (uint64_t)p->vk, name);
 done:
     cor_free(map);
