@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Library, program and tests for 64-bit ARM; the tests run under qemu-user, those of the device on lavapipe:arm64.
+# Library, program and tests for 64-bit ARM; tests run under qemu-user, those of the device on lavapipe:arm64.
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 . tools/lib.sh
