@@ -1,0 +1,69 @@
+/* vkmoe convert: a Hugging Face directory or an unquantised GGUF file to GGUF. Needs no device. */
+#include <stdio.h>
+#include <string.h>
+
+#include "cli/cli.h"
+#include "core/os.h"
+#include "model/convert.h"
+
+/* "f32, f16, ...": every type that can be written. */
+static void type_names(char *dst, size_t n)
+{
+    size_t used = 0;
+
+    dst[0] = '\0';
+#define MDL_X(id, value, name, elems, bytes) \
+    used += (size_t)snprintf(dst + used, used < n ? n - used : 0, "%s%s", used ? ", " : "", name);
+    MDL_TYPE_LIST(MDL_X)
+#undef MDL_X
+}
+
+static int run(const struct cli_cmd *cmd, int argc, char **argv)
+{
+    const char *out = NULL, *type = NULL;
+    const struct cli_opt opts[] = {
+        {"-o|--output", CLI_STR, &out, "FILE", "GGUF file to write; replaced when it exists (required)", 0,
+         0},
+        {"--type", CLI_STR, &type, "TYPE", "type of the matrices: f32, f16, bf16, q8_0 or q4_0 (required)", 0,
+         0},
+        {NULL, CLI_FLAG, NULL, NULL, NULL, 0, 0},
+    };
+    struct cli_progress bar = {"converting", 0, 0, false};
+    struct mdl_convert_params p = {0};
+    const struct mdl_type_info *info;
+    struct vkmoe_err err;
+    enum vkmoe_status st;
+    char names[128];
+    int n_pos = 0, status = cli_parse(cmd, opts, argc, argv, &n_pos);
+
+    if (status >= 0)
+        return status;
+    if (n_pos != 1)
+        return cli_usage(cmd, "one directory or GGUF file to convert is needed, not %d", n_pos);
+    if (!out)
+        return cli_usage(cmd, "-o FILE is missing");
+    if (!type)
+        return cli_usage(cmd, "--type is missing");
+    info = mdl_type_by_name(type);
+    if (!info) {
+        type_names(names, sizeof(names));
+        return cli_usage(cmd, "--type '%s' is not one of %s", type, names);
+    }
+    p.in = argv[0];
+    p.out = out;
+    p.type = info->type;
+    p.progress = cli_progress_step;
+    p.progress_user = &bar;
+    cor_catch_interrupt(); /* so that no temporary file is left */
+    st = mdl_convert(&p, &err);
+    cli_progress_end(&bar);
+    return st == VKMOE_OK ? CLI_GOOD : cli_error(&err);
+}
+
+const struct cli_cmd cli_convert = {
+    "convert",
+    "write a Hugging Face EMO directory, or an F32, F16 or BF16 GGUF file, as GGUF",
+    "DIR|IN.gguf -o FILE --type f32|f16|bf16|q8_0|q4_0",
+    "  vkmoe convert emo-nano/ -o emo-nano-q8_0.gguf --type q8_0\n",
+    run,
+};
