@@ -5,7 +5,7 @@ set -e
 here=$(cd "$(dirname "$0")" && pwd)
 W=$(cd "$here" && /usr/bin/python3 -B -c "import paths; print(paths.WORK)")
 mkdir -p "$W/debs"
-apt-get install -y --no-install-recommends python3-torch libtorch-dev python3-numpy python3-regex \
+apt-get install -y --no-install-recommends python3-torch libtorch-dev pybind11-dev python3-numpy python3-regex \
     libopenblas0-pthread g++ ninja-build libpython3-dev \
     bible-kjv bible-kjv-text manpages-de debian-handbook dict-gcide dict-foldoc anarchism
 cd "$W/debs"
