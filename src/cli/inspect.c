@@ -1,0 +1,440 @@
+/* vkmoe inspect: what a GGUF file holds: architecture, sizes by part, formats, tokenizer, provenance. Needs
+ * no device. */
+#include <inttypes.h>
+#include <stdio.h>
+#include <string.h>
+
+#include "cli/cli.h"
+#include "core/alloc.h"
+#include "model/model.h"
+
+enum part { EMBEDDING, HEAD, ATTENTION, NORMS, ROUTERS, SHARED, ROUTED, OTHER, N_PARTS };
+
+static const struct {
+    const char *label, *json;
+} part_names[N_PARTS] = {
+    {"embedding", "embedding"},
+    {"head", "head"},
+    {"attention", "attention"},
+    {"norms", "norms"},
+    {"routers", "routers"},
+    {"shared experts", "shared_experts"},
+    {"routed experts", "routed_experts"},
+    {"other tensors", "other"},
+};
+
+struct size {
+    uint64_t tensors, params, bytes;
+    uint32_t types[8]; /* GGUF numbers, the first n_types of those met */
+    uint32_t n_types;
+};
+
+struct report {
+    const struct mdl_gguf *g;
+    const struct mdl_model *m; /* NULL: the architecture is not one that can be run */
+    const char *path;
+    char why_not[512]; /* why it cannot be run, "" when it can */
+    struct size parts[N_PARTS], total, dense, expert, layer, active;
+    bool tensors;
+};
+
+/* ---- sizes ---- */
+
+static void add(struct size *s, const struct mdl_tensor *t)
+{
+    uint64_t n = t->dims[0] * t->dims[1] * t->dims[2] * t->dims[3];
+    uint32_t i = 0;
+
+    s->tensors++;
+    s->params += n;
+    s->bytes += t->bytes;
+    while (i < s->n_types && s->types[i] != t->gguf_type)
+        i++;
+    if (i == s->n_types && i < COR_COUNT(s->types))
+        s->types[s->n_types++] = t->gguf_type;
+}
+
+/* Adds num/den of b to a: one expert's or one token's share of stacked tensors. */
+static void add_share(struct size *a, const struct size *b, uint64_t num, uint64_t den)
+{
+    a->tensors += b->tensors;
+    a->params += b->params / den * num;
+    a->bytes += b->bytes / den * num;
+    for (uint32_t i = 0; i < b->n_types; i++) {
+        uint32_t k = 0;
+
+        while (k < a->n_types && a->types[k] != b->types[i])
+            k++;
+        if (k == a->n_types && k < COR_COUNT(a->types))
+            a->types[a->n_types++] = b->types[i];
+    }
+}
+
+static enum part layer_part(const struct mdl_layer *l, const struct mdl_tensor *t)
+{
+    if (t == l->attn_norm || t == l->ffn_norm)
+        return NORMS;
+    if (t == l->q || t == l->k || t == l->v || t == l->o)
+        return ATTENTION;
+    if (t == l->gate_inp)
+        return ROUTERS;
+    if (t == l->gate_exps || t == l->up_exps || t == l->down_exps)
+        return ROUTED;
+    if (t == l->gate_sh || t == l->up_sh || t == l->down_sh)
+        return SHARED;
+    return OTHER;
+}
+
+static enum part part_of(const struct report *r, const struct mdl_tensor *t)
+{
+    enum part p = OTHER;
+
+    if (!r->m)
+        return OTHER;
+    if (t == r->m->embed)
+        return EMBEDDING;
+    if (t == r->m->head)
+        return HEAD;
+    if (t == r->m->out_norm)
+        return NORMS;
+    for (uint32_t i = 0; i < r->m->config.n_layers && p == OTHER; i++)
+        p = layer_part(&r->m->layers[i], t);
+    return p;
+}
+
+static void measure(struct report *r)
+{
+    const struct mdl_config *c = r->m ? &r->m->config : NULL;
+
+    for (uint64_t i = 0; i < r->g->n_tensors; i++) {
+        add(&r->parts[part_of(r, &r->g->tensors[i])], &r->g->tensors[i]);
+        add(&r->total, &r->g->tensors[i]);
+    }
+    if (!c)
+        return;
+    for (int p = 0; p < N_PARTS; p++)
+        if (p != ROUTED)
+            add_share(&r->dense, &r->parts[p], 1, 1);
+    add_share(&r->expert, &r->parts[ROUTED], 1, (uint64_t)c->n_layers * c->n_experts);
+    r->expert.tensors = 3;
+    add_share(&r->layer, &r->parts[ROUTED], 1, c->n_layers);
+    r->layer.tensors = 3;
+    /* A token reads one row of the embedding, which is not counted, unless the head is the same matrix. */
+    add_share(&r->active, &r->dense, 1, 1);
+    if (r->m->head != r->m->embed) {
+        r->active.tensors -= r->parts[EMBEDDING].tensors;
+        r->active.params -= r->parts[EMBEDDING].params;
+        r->active.bytes -= r->parts[EMBEDDING].bytes;
+    }
+    add_share(&r->active, &r->expert, (uint64_t)c->n_experts_used * c->n_layers, 1);
+}
+
+/* ---- text ---- */
+
+static void print_types(const struct size *s, const char *quote)
+{
+    for (uint32_t i = 0; i < s->n_types; i++) {
+        const struct mdl_type_info *info = mdl_type_find(s->types[i]);
+
+        if (info)
+            printf("%s%s%s%s", i ? "," : "", quote, info->name, quote);
+        else
+            printf("%s%stype-%u%s", i ? "," : "", quote, s->types[i], quote);
+    }
+}
+
+static void print_size(const char *label, const struct size *s)
+{
+    printf("  %-24s %14" PRIu64 " %16" PRIu64 " %11.2f  ", label, s->params, s->bytes,
+           (double)s->bytes / 1048576);
+    print_types(s, "");
+    putchar('\n');
+}
+
+/* One line per key that begins with prefix. */
+static void print_keys(const struct mdl_gguf *g, const char *prefix)
+{
+    char key[MDL_SHOW_BYTES], text[MDL_SHOW_BYTES];
+
+    for (uint64_t i = 0; i < g->n_kv; i++) {
+        const struct mdl_kv *kv = &g->kv[i];
+
+        if (strncmp(kv->key, prefix, strlen(prefix)))
+            continue;
+        printf("  %-28s ", mdl_show(key, kv->key, strlen(kv->key)));
+        if (kv->type == MDL_GGUF_STRING)
+            printf("%s\n", mdl_show(text, kv->v.s.p, kv->v.s.n));
+        else if (kv->type == MDL_GGUF_ARRAY)
+            printf("list of %" PRIu64 "\n", kv->count);
+        else if (kv->type == MDL_GGUF_F32 || kv->type == MDL_GGUF_F64)
+            printf("%g\n", kv->v.f);
+        else if (kv->type == MDL_GGUF_BOOL)
+            printf("%s\n", kv->v.u ? "true" : "false");
+        else
+            printf("%" PRId64 "\n", kv->v.i);
+    }
+}
+
+static void print_model(const struct report *r)
+{
+    const struct mdl_config *c = &r->m->config;
+    const char *eos = "";
+    size_t n = mdl_token_bytes(r->m->tok, mdl_token_eos(r->m->tok), &eos);
+    char text[MDL_SHOW_BYTES];
+
+    printf("layers         %u, hidden size %u, vocabulary %u, trained context %u\n", c->n_layers, c->dim,
+           c->vocab_size, c->n_ctx_train);
+    printf("attention      %u heads of %u (%u for keys and values), RoPE on %u dimensions, theta %g\n",
+           c->n_heads, c->head_dim, c->n_kv_heads, c->n_rot, c->rope_theta);
+    printf("experts        %u routed in each layer, %u of them per token; %u shared; width %u\n",
+           c->n_experts, c->n_experts_used, c->n_shared, c->ff_expert);
+    printf("tokenizer      byte-level BPE, pre-tokenizer %s, %u entries (ids below %u have a string), end "
+           "token %d %s\n",
+           mdl_tokenizer_pre(r->m->tok), mdl_tokenizer_size(r->m->tok), mdl_tokenizer_used(r->m->tok),
+           (int)mdl_token_eos(r->m->tok), mdl_show(text, eos, n));
+}
+
+static void print_text(const struct report *r)
+{
+    struct mdl_str arch = {"unknown", 7}, name = {"", 0};
+    char text[MDL_SHOW_BYTES];
+
+    mdl_gguf_str(r->g, "general.architecture", &arch, NULL);
+    mdl_gguf_str(r->g, "general.name", &name, NULL);
+    printf("file           %s\n", r->path);
+    printf("format         GGUF version %u, %" PRIu64 " bytes, %" PRIu64 " keys, %" PRIu64 " tensors\n",
+           r->g->version, cor_file_size(r->g->file), r->g->n_kv, r->g->n_tensors);
+    printf("architecture   %s\n", mdl_show(text, arch.p, arch.n));
+    if (name.n)
+        printf("name           %s\n", mdl_show(text, name.p, name.n));
+    if (r->why_not[0])
+        printf("cannot be run  %s\n", r->why_not);
+    if (r->m)
+        print_model(r);
+    printf("\n  %-24s %14s %16s %11s  %s\n", "part", "parameters", "bytes", "MiB", "formats");
+    for (int p = 0; p < N_PARTS; p++)
+        if (r->parts[p].tensors)
+            print_size(part_names[p].label, &r->parts[p]);
+    if (r->m) {
+        print_size("dense (all but routed)", &r->dense);
+        print_size("one routed expert", &r->expert);
+        print_size("experts of one layer", &r->layer);
+        print_size("active per token", &r->active);
+    }
+    print_size("total", &r->total);
+    printf("\nprovenance\n");
+    print_keys(r->g, "vkmoe.");
+    for (uint64_t i = 0; r->tensors && i < r->g->n_tensors; i++) {
+        const struct mdl_tensor *t = &r->g->tensors[i];
+        const struct mdl_type_info *info = mdl_type_find(t->gguf_type);
+
+        if (!i)
+            printf("\n%14s %14s  %-6s %-20s name\n", "offset", "bytes", "format", "shape");
+        snprintf(text, sizeof(text), "%" PRIu64 " x %" PRIu64 " x %" PRIu64, t->dims[2] * t->dims[3],
+                 t->dims[1], t->dims[0]);
+        printf("%14" PRIu64 " %14" PRIu64 "  %-6s %-20s ", t->file_off, t->bytes, info ? info->name : "?",
+               text);
+        printf("%s\n", mdl_show(text, t->name, strlen(t->name)));
+    }
+}
+
+/* ---- JSON ---- */
+
+static void json_str(const char *key, const char *p, size_t n)
+{
+    printf("\"%s\":", key);
+    cli_json_string(p, n);
+}
+
+static void json_size(const char *key, const struct size *s)
+{
+    printf("\"%s\":{\"tensors\":%" PRIu64 ",\"parameters\":%" PRIu64 ",\"bytes\":%" PRIu64 ",\"formats\":[",
+           key, s->tensors, s->params, s->bytes);
+    print_types(s, "\"");
+    printf("]}");
+}
+
+static void json_model(const struct report *r)
+{
+    const struct mdl_config *c = &r->m->config;
+
+    printf(",\"config\":{\"n_layers\":%u,\"dim\":%u,\"vocab_size\":%u,\"n_ctx_train\":%u,\"n_heads\":%u,\"n_"
+           "kv_heads\":%u,"
+           "\"head_dim\":%u,\"n_rot\":%u,\"rope_theta\":%.9g,\"rms_eps\":%.9g,\"n_routed\":%u,\"n_routed_"
+           "used\":%u,"
+           "\"n_shared\":%u,\"ff_expert\":%u,\"norm_topk\":%s}",
+           c->n_layers, c->dim, c->vocab_size, c->n_ctx_train, c->n_heads, c->n_kv_heads, c->head_dim,
+           c->n_rot, (double)c->rope_theta, (double)c->rms_eps, c->n_experts, c->n_experts_used, c->n_shared,
+           c->ff_expert, c->norm_topk ? "true" : "false");
+    printf(",\"tokenizer\":{");
+    json_str("pre", mdl_tokenizer_pre(r->m->tok), strlen(mdl_tokenizer_pre(r->m->tok)));
+    printf(",\"entries\":%u,\"used\":%u,\"eos\":%d}", mdl_tokenizer_size(r->m->tok),
+           mdl_tokenizer_used(r->m->tok), (int)mdl_token_eos(r->m->tok));
+}
+
+static void json_number(const struct mdl_kv *kv)
+{
+    if (kv->type == MDL_GGUF_BOOL)
+        printf("%s", kv->v.u ? "true" : "false");
+    else if (kv->type == MDL_GGUF_F32 || kv->type == MDL_GGUF_F64)
+        printf(kv->v.f - kv->v.f == 0 ? "%.17g" : "null", kv->v.f); /* JSON has no infinities */
+    else if (kv->type == MDL_GGUF_I8 || kv->type == MDL_GGUF_I16 || kv->type == MDL_GGUF_I32 ||
+             kv->type == MDL_GGUF_I64)
+        printf("%" PRId64, kv->v.i);
+    else
+        printf("%" PRIu64, kv->v.u);
+}
+
+/* vkmoe.* keys; lists of unsigned numbers in full (original expert ids), other lists by their length. */
+static void json_provenance(const struct mdl_gguf *g)
+{
+    bool first = true;
+
+    printf(",\"provenance\":{");
+    for (uint64_t i = 0; i < g->n_kv; i++) {
+        const struct mdl_kv *kv = &g->kv[i];
+
+        if (strncmp(kv->key, "vkmoe.", 6))
+            continue;
+        printf(first ? "" : ",");
+        first = false;
+        cli_json_string(kv->key, strlen(kv->key));
+        putchar(':');
+        if (kv->type == MDL_GGUF_STRING) {
+            cli_json_string(kv->v.s.p, (size_t)kv->v.s.n);
+        } else if (kv->type != MDL_GGUF_ARRAY) {
+            json_number(kv);
+        } else if (kv->elem_type == MDL_GGUF_U32) {
+            putchar('[');
+            for (uint64_t k = 0; k < kv->count; k++) {
+                uint32_t v;
+
+                memcpy(&v, (const char *)kv->v.array + 4 * k, 4);
+                printf("%s%u", k ? "," : "", v);
+            }
+            putchar(']');
+        } else {
+            printf("{\"count\":%" PRIu64 "}", kv->count);
+        }
+    }
+    putchar('}');
+}
+
+static void json_tensors(const struct mdl_gguf *g)
+{
+    printf(",\"tensors\":[");
+    for (uint64_t i = 0; i < g->n_tensors; i++) {
+        const struct mdl_tensor *t = &g->tensors[i];
+        const struct mdl_type_info *info = mdl_type_find(t->gguf_type);
+
+        printf("%s{", i ? "," : "");
+        json_str("name", t->name, strlen(t->name));
+        printf(",\"format\":");
+        if (info)
+            printf("\"%s\"", info->name);
+        else
+            printf("\"type-%u\"", t->gguf_type);
+        printf(",\"dims\":[");
+        for (uint32_t d = 0; d < t->n_dims; d++)
+            printf("%s%" PRIu64, d ? "," : "", t->dims[d]);
+        printf("],\"offset\":%" PRIu64 ",\"bytes\":%" PRIu64 "}", t->file_off, t->bytes);
+    }
+    putchar(']');
+}
+
+static void print_json(const struct report *r)
+{
+    struct mdl_str arch = {"", 0}, name = {"", 0};
+
+    mdl_gguf_str(r->g, "general.architecture", &arch, NULL);
+    mdl_gguf_str(r->g, "general.name", &name, NULL);
+    putchar('{');
+    json_str("file", r->path, strlen(r->path));
+    printf(",\"file_bytes\":%" PRIu64 ",\"gguf_version\":%u,", cor_file_size(r->g->file), r->g->version);
+    json_str("architecture", arch.p, (size_t)arch.n);
+    putchar(',');
+    json_str("name", name.p, (size_t)name.n);
+    printf(",\"runnable\":%s", r->m ? "true" : "false");
+    if (r->why_not[0]) {
+        putchar(',');
+        json_str("refused", r->why_not, strlen(r->why_not));
+    }
+    if (r->m)
+        json_model(r);
+    printf(",\"parts\":{");
+    for (int p = 0, n = 0; p < N_PARTS; p++)
+        if (r->parts[p].tensors) {
+            printf(n++ ? "," : "");
+            json_size(part_names[p].json, &r->parts[p]);
+        }
+    printf("},");
+    if (r->m) {
+        json_size("dense", &r->dense);
+        putchar(',');
+        json_size("per_expert", &r->expert);
+        putchar(',');
+        json_size("per_layer", &r->layer);
+        putchar(',');
+        json_size("active", &r->active);
+        putchar(',');
+    }
+    json_size("total", &r->total);
+    json_provenance(r->g);
+    if (r->tensors)
+        json_tensors(r->g);
+    printf("}\n");
+}
+
+static int run(const struct cli_cmd *cmd, int argc, char **argv)
+{
+    const char *model = NULL;
+    bool json = false, tensors = false;
+    const struct cli_opt opts[] = {
+        {"-m|--model", CLI_STR, &model, "FILE", "the same as FILE; without either: the bundled model", 0, 0},
+        {"--tensors", CLI_FLAG, &tensors, NULL, "list every tensor", 0, 0},
+        {"--json", CLI_FLAG, &json, NULL, "one JSON object on stdout", 0, 0},
+        {NULL, CLI_FLAG, NULL, NULL, NULL, 0, 0},
+    };
+    enum vkmoe_status st = VKMOE_OK;
+    struct vkmoe_err err;
+    struct mdl_gguf *g = NULL;
+    struct mdl_model *m = NULL;
+    struct report r;
+    char path[4096];
+    int n_pos = 0, status = cli_parse(cmd, opts, argc, argv, &n_pos);
+
+    if (status >= 0)
+        return status;
+    if (n_pos > 1 || (n_pos && model))
+        return cli_usage(cmd, "one file at a time");
+    memset(&r, 0, sizeof(r));
+    TRY(cli_model_path(n_pos ? argv[0] : model, path, &err));
+    st = mdl_open(&m, path, &err);
+    if (st == VKMOE_ERR_UNSUPPORTED) { /* another architecture: what every GGUF file has can still be shown */
+        memcpy(r.why_not, err.message, sizeof(r.why_not));
+        TRY(mdl_gguf_open(&g, path, &err));
+    } else if (st != VKMOE_OK) {
+        goto done;
+    }
+    r.m = m;
+    r.g = m ? m->gguf : g;
+    r.path = path;
+    r.tensors = tensors;
+    measure(&r);
+    if (json)
+        print_json(&r);
+    else
+        print_text(&r);
+done:
+    mdl_close(m);
+    mdl_gguf_close(g);
+    return st == VKMOE_OK ? CLI_GOOD : cli_error(&err);
+}
+
+const struct cli_cmd cli_inspect = {
+    "inspect",
+    "show what a GGUF file holds: architecture, sizes by part, formats, tokenizer, provenance",
+    "[FILE] [--json] [--tensors]",
+    "  vkmoe inspect emo-nano-q8_0.gguf\n  vkmoe inspect --json --tensors emo-nano-q8_0.gguf\n",
+    run,
+};
