@@ -236,7 +236,8 @@ static void test_repeat_penalty(void **state)
         vkmoe_sampler_accept(s, 1000 + i); /* ids outside the vocabulary are harmless */
     z[20] = 1.6f;
     assert_int_equal(next(s, z, 100, 100), 20); /* 10 is still the oldest of the 64 */
-    assert_int_equal(next(s, z, 100, 100), 10); /* and has left the window now */
+    z[25] = 2;
+    assert_int_equal(next(s, z, 100, 100), 10); /* and has left the window now, back at 3 */
     vkmoe_sampler_destroy(s);
     s = make(0, 0, 1, 0, 2, 1);
     for (int i = 0; i < 100; i++)
