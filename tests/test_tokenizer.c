@@ -339,14 +339,20 @@ static void toy_make(struct toy *t, const char *pre, uint64_t *rng)
         t->len[b] = 1;
     }
     t->n = 256;
-    while (t->n_merges < 700) { /* two neighbours from a character or a token, so that they meet in texts */
+    while (t->n_merges < 700) {
         uint32_t a = (uint32_t)(test_rand(rng) % t->n), b = (uint32_t)(test_rand(rng) % t->n);
+        uint64_t how = test_rand(rng);
         char both[32];
 
-        if (test_rand(rng) % 2) {
-            size_t n = put_utf8(c, pool[test_rand(rng) % COR_COUNT(pool)].cp);
+        if (how % 4 == 0) { /* the bytes of one character */
+            size_t n = put_utf8(c, pool[(how >> 8) % COR_COUNT(pool)].cp);
             a = toy_find(t, c, 1);
             b = n > 1 ? toy_find(t, c + 1, n - 1) : b;
+        } else if (how % 4 < 3) { /* two ASCII characters of any classes: shows where pieces are cut */
+            a = pool[(how >> 8) % COR_COUNT(pool)].cp;
+            b = pool[(how >> 32) % COR_COUNT(pool)].cp;
+            if (a > 127 || b > 127)
+                continue;
         }
         if (b == UINT32_MAX || t->len[a] + t->len[b] > 12)
             continue;
