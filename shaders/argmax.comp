@@ -8,7 +8,8 @@
 SPEC_ARGMAX(SPEC_X)
 layout(local_size_x_id = 0) in;
 
-layout(std430, set = 0, binding = 0) readonly restrict buffer Logits { uint data[]; } logits; /* bits of floats */
+/* bits of floats */
+layout(std430, set = 0, binding = 0) readonly restrict buffer Logits { uint data[]; } logits;
 layout(std430, set = 0, binding = 1) writeonly restrict buffer Mail { uint data[]; } mail;
 
 #include "lib/math.glsl"

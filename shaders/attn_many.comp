@@ -1,8 +1,9 @@
-/* Causal attention of all tokens of the step: query t sees cached positions 0 .. STEP_POS + t. One pass over the keys
- * with a running maximum and sum (online softmax), f32.
- * Grid: (N_HEADS, ceil(n_tokens / 16)). WG is 128. Keys come 32 at a time. Lane = key or pair of elements + 32 * group;
- * a group of lanes has four of the sixteen queries in the components of its vec4. For the softmax, lane = query + 16 *
- * part, a part being four keys. HEAD_DIM: even, at most 256. Test: test_kernels_attn. */
+/* Causal attention of all tokens of the step: query t sees cached positions 0 .. STEP_POS + t. One pass over
+ * the keys with a running maximum and sum (online softmax), f32.
+ * Grid: (N_HEADS, ceil(n_tokens / 16)). WG is 128. Keys come 32 at a time. Lane = key or pair of elements
+ * + 32 * group; a group of lanes has four of the sixteen queries in the components of its vec4. For the
+ * softmax, lane = query + 16 * part, a part being four keys. HEAD_DIM: even, at most 256. Test:
+ * test_kernels_attn. */
 #version 450
 #extension GL_GOOGLE_include_directive : require
 #include "shared/params.h"
@@ -15,7 +16,8 @@ layout(std430, set = 0, binding = 0) readonly restrict buffer State { uint data[
 layout(std430, set = 0, binding = 1) readonly restrict buffer Q { float data[]; } qr;
 layout(std430, set = 0, binding = 2) readonly restrict buffer KCache { uint data[]; } kc;
 layout(std430, set = 0, binding = 3) readonly restrict buffer VCache { uint data[]; } vc;
-layout(std430, set = 0, binding = 4) writeonly restrict buffer Out { float data[]; } outp; /* [t][head][HEAD_DIM] */
+/* [t][head][HEAD_DIM] */
+layout(std430, set = 0, binding = 4) writeonly restrict buffer Out { float data[]; } outp;
 
 #define K_WORD(i) kc.data[i]
 #define V_WORD(i) vc.data[i]
@@ -74,7 +76,8 @@ vec4 score4(uint k0, uint last, uint t0, uint n_tokens, uint head)
         barrier();
         for (uint d = 0u; d < STEP_D; d++) {
             uint at = d * Q_STRIDE + query;
-            s += stage_k[d * K_STRIDE + key] * vec4(stage_q[at], stage_q[at + 1u], stage_q[at + 2u], stage_q[at + 3u]);
+            vec4 q = vec4(stage_q[at], stage_q[at + 1u], stage_q[at + 2u], stage_q[at + 3u]);
+            s += stage_k[d * K_STRIDE + key] * q;
         }
     }
     return s;
@@ -85,7 +88,8 @@ float exp_or_0(float s, float m)
     return s == LOWEST ? 0.0 : exp(s - m); /* NaN goes on to the sum */
 }
 
-/* Turns scores into exp(score - m), updates the running m and l of this lane's query, leaves the factor for earlier sums. */
+/* Turns scores into exp(score - m), updates the running m and l of this lane's query, leaves the factor
+ * for earlier sums. */
 void softmax_step(inout float m, inout float l)
 {
     uint lane = gl_LocalInvocationIndex;

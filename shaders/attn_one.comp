@@ -1,8 +1,9 @@
 // variants: sg=USE_SUBGROUP
 /* Attention of one query over one split of ATTN_SPLIT cached positions; attn_merge joins the splits.
- * part[head][split]: largest score m, sum l of exp(score - m), then HEAD_DIM unnormalised sums of V. f32 sums.
- * Grid: (N_HEADS, ceil((pos + 1) / ATTN_SPLIT)). Scores: one lane per key; values: one lane per pair of elements, with
- * the keys dealt out to as many groups of lanes as there are. Test: test_kernels_attn. */
+ * part[head][split]: largest score m, sum l of exp(score - m), then HEAD_DIM unnormalised sums of V. f32
+ * sums.
+ * Grid: (N_HEADS, ceil((pos + 1) / ATTN_SPLIT)). Scores: one lane per key; values: one lane per pair of
+ * elements, with the keys dealt out to as many groups of lanes as there are. Test: test_kernels_attn. */
 #version 450
 #extension GL_GOOGLE_include_directive : require
 #ifdef USE_SUBGROUP

@@ -1,5 +1,5 @@
-/* x[t] += sum over ranks j, ascending, of weight_j * y[t * K_USED + j], plus the shared expert's ysh[t] (SHARED). The
- * order is fixed, so results do not depend on which expert was there first; f32.
+/* x[t] += sum over ranks j, ascending, of weight_j * y[t * K_USED + j], plus the shared expert's ysh[t]
+ * (SHARED). The order is fixed, so results do not depend on which expert was there first; f32.
  * Grid: (ceil(DIM / WG), n_tokens). Test: test_kernels_moe. */
 #version 450
 #extension GL_GOOGLE_include_directive : require

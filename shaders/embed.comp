@@ -1,5 +1,5 @@
-/* x[t] = row token[t] of the embedding table, in f32. Rows [row0, row0 + n_rows) are bound; tokens of other rows are left
- * to the dispatch that binds theirs.
+/* x[t] = row token[t] of the embedding table, in f32. Rows [row0, row0 + n_rows) are bound; tokens of other
+ * rows are left to the dispatch that binds theirs.
  * Grid: (ceil(DIM / (8 * WG)), n_tokens), eight elements per lane. Test: test_kernels_dense. */
 #version 450
 #extension GL_GOOGLE_include_directive : require

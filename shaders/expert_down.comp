@@ -1,7 +1,9 @@
 // variants: sg=USE_SUBGROUP arr=SEG_ARRAY sg_arr=USE_SUBGROUP,SEG_ARRAY
-/* y[t * K_USED + j] = down h[t * K_USED + j] for the expert of rank j, sums in f32; combine weighs and adds the rows.
+/* y[t * K_USED + j] = down h[t * K_USED + j] for the expert of rank j, sums in f32; combine weighs and adds
+ * the rows.
  * Grid: (ceil(DIM / ROWS), K_USED, n_tokens); a workgroup takes ROWS rows, its lanes stride over FF.
- * Binding 4: the segment p.seg, other slots are skipped; with SEG_ARRAY all segments. Test: test_kernels_moe. */
+ * Binding 4: the segment p.seg, other slots are skipped; with SEG_ARRAY all segments. Test:
+ * test_kernels_moe. */
 #version 450
 #extension GL_GOOGLE_include_directive : require
 #ifdef USE_SUBGROUP

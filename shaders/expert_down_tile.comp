@@ -1,7 +1,8 @@
 // variants: arr=SEG_ARRAY
 /* y[pair] = down h[pair] for all pairs (t * K_USED + rank) of a tile, which share one expert; f32 sums.
  * Grid: (ceil(DIM / 64), n_tiles). WG is 128.
- * Binding 4: the segment p.seg, other slots are skipped; with SEG_ARRAY all segments. Test: test_kernels_moe. */
+ * Binding 4: the segment p.seg, other slots are skipped; with SEG_ARRAY all segments. Test:
+ * test_kernels_moe. */
 #version 450
 #extension GL_GOOGLE_include_directive : require
 #include "shared/params.h"

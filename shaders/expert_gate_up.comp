@@ -1,7 +1,9 @@
 // variants: sg=USE_SUBGROUP arr=SEG_ARRAY sg_arr=USE_SUBGROUP,SEG_ARRAY
 /* h[t * K_USED + j] = silu(gate x[t]) * (up x[t]) for the expert of rank j, sums in f32.
- * Grid: (ceil(FF / ROWS), K_USED, n_tokens); a workgroup takes ROWS rows of gate and of up, its lanes stride over DIM.
- * Binding 4: the segment p.seg, other slots are skipped; with SEG_ARRAY all segments. Test: test_kernels_moe. */
+ * Grid: (ceil(FF / ROWS), K_USED, n_tokens); a workgroup takes ROWS rows of gate and of up, its lanes stride
+ * over DIM.
+ * Binding 4: the segment p.seg, other slots are skipped; with SEG_ARRAY all segments. Test:
+ * test_kernels_moe. */
 #version 450
 #extension GL_GOOGLE_include_directive : require
 #ifdef USE_SUBGROUP
@@ -52,5 +54,6 @@ void main()
         up_hi = reduce_add4(up_hi);
     }
     if (lane < ROWS && row0 + lane < FF)
-        h.data[pair * FF + row0 + lane] = silu(rows_pick(lane, gate_lo, gate_hi)) * rows_pick(lane, up_lo, up_hi);
+        h.data[pair * FF + row0 + lane] =
+            silu(rows_pick(lane, gate_lo, gate_hi)) * rows_pick(lane, up_lo, up_hi);
 }

@@ -1,7 +1,7 @@
-/* Sorts the (token, rank) pairs of a chunk by expert and cuts each expert's list into tiles of at most TILE_TOKENS pairs
- * with the expert's slot. The dispatches [tiles0, tiles0 + n_tiles) get one workgroup row per tile. If an expert that is
- * needed has no slot, the chunk halts as in resolve. Within an expert the order of pairs is not fixed; no result depends
- * on it.
+/* Sorts the (token, rank) pairs of a chunk by expert and cuts each expert's list into tiles of at most
+ * TILE_TOKENS pairs with the expert's slot. The dispatches [tiles0, tiles0 + n_tiles) get one workgroup row
+ * per tile. If an expert that is needed has no slot, the chunk halts as in resolve. Within an expert the
+ * order of pairs is not fixed; no result depends on it.
  * Grid: one workgroup. Test: test_kernels_moe. */
 #version 450
 #extension GL_GOOGLE_include_directive : require
@@ -14,7 +14,8 @@ layout(push_constant) uniform Push { push_group p; };
 
 layout(std430, set = 0, binding = 0) readonly restrict buffer State { uint data[]; } state;
 layout(std430, set = 0, binding = 1) readonly restrict buffer Sel { uint data[]; } sel;
-layout(std430, set = 0, binding = 2) readonly restrict buffer Table { uint data[]; } table; /* [layer][N_EXPERTS] */
+/* [layer][N_EXPERTS] */
+layout(std430, set = 0, binding = 2) readonly restrict buffer Table { uint data[]; } table;
 layout(std430, set = 0, binding = 3) writeonly restrict buffer Tiles { uint data[]; } tiles;
 layout(std430, set = 0, binding = 4) writeonly restrict buffer Pairs { uint data[]; } pairs;
 layout(std430, set = 0, binding = 5) writeonly restrict buffer Mail { uint data[]; } mail;

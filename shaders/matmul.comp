@@ -1,5 +1,7 @@
-/* y[t][out0 + r] = (or +=, with ADD) dot(W[r], x[t]) for matrix rows r < n_rows and all input rows t, sums in f32.
- * Grid: (x, ceil(T / 32), z): workgroup x + z * (size of x) takes 64 matrix rows. WG is 128. Test: test_kernels_dense. */
+/* y[t][out0 + r] = (or +=, with ADD) dot(W[r], x[t]) for matrix rows r < n_rows and all input rows t, sums in
+ * f32.
+ * Grid: (x, ceil(T / 32), z): workgroup x + z * (size of x) takes 64 matrix rows. WG is 128. Test:
+ * test_kernels_dense. */
 #version 450
 #extension GL_GOOGLE_include_directive : require
 #include "shared/params.h"

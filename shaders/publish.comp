@@ -1,6 +1,6 @@
 /* First kernel of every submit: takes the host's step to the device.
- * Copies head and tokens to the state, applies the slot changes (distinct indices) to the slot table, expands the
- * argument template into the arguments of this submit, and clears the mailbox.
+ * Copies head and tokens to the state, applies the slot changes (distinct indices) to the slot table, expands
+ * the argument template into the arguments of this submit, and clears the mailbox.
  * Grid: one workgroup. Test: test_kernels_step. */
 #version 450
 #extension GL_GOOGLE_include_directive : require

@@ -1,5 +1,5 @@
-/* Looks up the slot of each expert that one token chose. If one has none, the token halts here: the mailbox names layer
- * and absent experts, and all later dispatches are emptied.
+/* Looks up the slot of each expert that one token chose. If one has none, the token halts here: the mailbox
+ * names layer and absent experts, and all later dispatches are emptied.
  * Grid: one workgroup. Test: test_kernels_moe. */
 #version 450
 #extension GL_GOOGLE_include_directive : require
@@ -11,7 +11,8 @@ layout(local_size_x_id = 0) in;
 layout(push_constant) uniform Push { push_resolve p; };
 
 layout(std430, set = 0, binding = 0) readonly restrict buffer Sel { uint data[]; } sel;
-layout(std430, set = 0, binding = 1) readonly restrict buffer Table { uint data[]; } table; /* [layer][N_EXPERTS] */
+/* [layer][N_EXPERTS] */
+layout(std430, set = 0, binding = 1) readonly restrict buffer Table { uint data[]; } table;
 layout(std430, set = 0, binding = 2) writeonly restrict buffer Mail { uint data[]; } mail;
 layout(std430, set = 0, binding = 3) writeonly restrict buffer Args { uint data[]; } args;
 

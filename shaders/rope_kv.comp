@@ -1,7 +1,9 @@
-/* Rotates queries and keys by position STEP_POS + t, stores queries in qr, keys and values in the caches.
- * qkv row: N_HEADS queries, N_KV keys, N_KV values of HEAD_DIM (even) elements; elements from N_ROT on are copied.
+/* Rotates queries and keys by position STEP_POS + t, stores queries in qr, keys and values in the caches. qkv
+ * row: N_HEADS queries, N_KV keys, N_KV values of HEAD_DIM (even) elements; elements from N_ROT on are
+ * copied.
  * Pairs: (2i, 2i + 1), with NEOX (i, i + N_ROT / 2); cos and sin come from a table of the host's.
- * Grid: (ceil(pairs / WG), n_tokens), two neighbouring elements of the output per lane. Test: test_kernels_attn. */
+ * Grid: (ceil(pairs / WG), n_tokens), two neighbouring elements of the output per lane. Test:
+ * test_kernels_attn. */
 #version 450
 #extension GL_GOOGLE_include_directive : require
 #include "shared/params.h"
@@ -15,7 +17,8 @@ layout(std430, set = 0, binding = 1) readonly restrict buffer Qkv { float data[]
 layout(std430, set = 0, binding = 2) writeonly restrict buffer Q { float data[]; } qr;
 layout(std430, set = 0, binding = 3) writeonly restrict buffer KCache { uint data[]; } kc;
 layout(std430, set = 0, binding = 4) writeonly restrict buffer VCache { uint data[]; } vc;
-layout(std430, set = 0, binding = 5) readonly restrict buffer Rope { float data[]; } rope; /* [pos][N_ROT / 2][cos, sin] */
+/* [pos][N_ROT / 2][cos, sin] */
+layout(std430, set = 0, binding = 5) readonly restrict buffer Rope { float data[]; } rope;
 
 #include "lib/half.glsl"
 

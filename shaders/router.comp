@@ -1,8 +1,9 @@
-/* Chooses K_USED of the allowed experts for each token: softmax over the allowed logits, the largest by falling
- * weight, ties to the lower id. NORM divides the weights by their sum; then they are scaled.
- * The softmax's sum runs over allowed experts in ascending id, one after the other, so that masking experts and leaving
- * them out give the same bits. Ranks are counted on integer keys (NaN lowest, masked experts below), so ids are distinct
- * and valid whatever the logits are. Fewer allowed than K_USED: NONE with weight 0.
+/* Chooses K_USED of the allowed experts for each token: softmax over the allowed logits, the largest by
+ * falling weight, ties to the lower id. NORM divides the weights by their sum; then they are scaled.
+ * The softmax's sum runs over allowed experts in ascending id, one after the other, so that masking experts
+ * and leaving them out give the same bits. Ranks are counted on integer keys (NaN lowest, masked experts
+ * below), so ids are distinct and valid whatever the logits are. Fewer allowed than K_USED: NONE with weight
+ * 0.
  * Grid: (1, n_tokens). f32 sums. Test: test_kernels_moe. */
 #version 450
 #extension GL_GOOGLE_include_directive : require
@@ -13,8 +14,10 @@ SPEC_ROUTER(SPEC_X)
 layout(local_size_x_id = 0) in;
 layout(push_constant) uniform Push { push_layer p; };
 
-layout(std430, set = 0, binding = 0) readonly restrict buffer Logits { uint data[]; } logits; /* [t][N_EXPERTS], bits */
-layout(std430, set = 0, binding = 1) readonly restrict buffer Allowed { uint data[]; } allowed; /* [layer][words] */
+/* [t][N_EXPERTS], bits */
+layout(std430, set = 0, binding = 0) readonly restrict buffer Logits { uint data[]; } logits;
+/* [layer][words] */
+layout(std430, set = 0, binding = 1) readonly restrict buffer Allowed { uint data[]; } allowed;
 layout(std430, set = 0, binding = 2) writeonly restrict buffer Sel { uint data[]; } sel;
 
 #include "lib/math.glsl"

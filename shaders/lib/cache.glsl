@@ -1,4 +1,5 @@
-/* Pairs of neighbouring elements of the K and V caches, [pos][kv head][HEAD_DIM], one float per word or two halves.
+/* Pairs of neighbouring elements of the K and V caches, [pos][kv head][HEAD_DIM], one float per word or two
+ * halves.
  * Before inclusion: K_WORD(i), V_WORD(i), words of the caches; K_F16, V_F16, HEAD_DIM, N_HEADS, N_KV. */
 #ifndef LIB_CACHE_GLSL
 #define LIB_CACHE_GLSL

@@ -1,7 +1,7 @@
-/* Weight blocks as they stand in a GGUF file: the only place that knows what their bits mean (model/quant.h is the
- * same in C). Offsets are in bytes; rows may start at any even offset.
- * Before inclusion: LOAD_WORD(i), 32-bit word i of the binding; WORDS_ALIGNED, true when every row of an unquantised
- * matrix starts on a 4-byte boundary. */
+/* Weight blocks as they stand in a GGUF file: the only place that knows what their bits mean (model/quant.h
+ * is the same in C). Offsets are in bytes; rows may start at any even offset.
+ * Before inclusion: LOAD_WORD(i), 32-bit word i of the binding; WORDS_ALIGNED, true when every row of an
+ * unquantised matrix starts on a 4-byte boundary. */
 #ifndef LIB_DEQUANT_GLSL
 #define LIB_DEQUANT_GLSL
 
@@ -19,8 +19,8 @@ uint funnel(uint lo, uint hi, uint sh)
     return (lo >> sh) | ((hi << 1) << (31u - sh));
 }
 
-/* The loads below never touch a word that holds none of the bytes asked for: the last word of an aligned load is
- * read twice instead, which keeps lanes from diverging. */
+/* The loads below never touch a word that holds none of the bytes asked for: the last word of an aligned
+ * load is read twice instead, which keeps lanes from diverging. */
 uint load_u16(uint off)
 {
     return (LOAD_WORD(off >> 2) >> ((off & 2u) * 8u)) & 0xffffu;
@@ -98,7 +98,8 @@ vec8 load8_bf16(uint off)
     uvec4 w = load_u128(off);
     uvec4 lo = w << 16;
     uvec4 hi = w & 0xffff0000u;
-    return vec8(uintBitsToFloat(uvec4(lo.x, hi.x, lo.y, hi.y)), uintBitsToFloat(uvec4(lo.z, hi.z, lo.w, hi.w)));
+    return vec8(uintBitsToFloat(uvec4(lo.x, hi.x, lo.y, hi.y)),
+                uintBitsToFloat(uvec4(lo.z, hi.z, lo.w, hi.w)));
 }
 
 /* 34 bytes: half scale d, 32 signed bytes. */
@@ -143,8 +144,8 @@ vec4 load4_tail(uint format, uint row, uint i, uint n)
                 load1_or_0(format, row, i + 2u, n), load1_or_0(format, row, i + 3u, n));
 }
 
-/* Elements 8 * unit .. 8 * unit + 7 of the row of n elements that starts at byte `row`; zeros behind the row's end.
- * unit < ceil(n / 8). */
+/* Elements 8 * unit .. 8 * unit + 7 of the row of n elements that starts at byte `row`; zeros behind the
+ * row's end. unit < ceil(n / 8). */
 vec8 load8(uint format, uint row, uint unit, uint n)
 {
     if (n % 8u != 0u && unit == n / 8u)

@@ -18,7 +18,8 @@ float half_to_float(uint h)
     return halves_to_floats(h).x;
 }
 
-/* Round to nearest even. Finite values past the range become the largest half; infinities and NaN stay visible. */
+/* Round to nearest even. Finite values past the range become the largest half; infinities and NaN stay
+ * visible. */
 uint float_to_half(float v)
 {
     uint bits = floatBitsToUint(v);

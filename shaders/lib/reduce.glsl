@@ -1,6 +1,6 @@
 /* Sums and maxima over a workgroup, the same value in every lane, in an order fixed for a device.
- * Base: a tree in shared memory. USE_SUBGROUP: one operation per subgroup, then the subgroups in turn; subgroups of any
- * size. Calls must be in uniform control flow. Before inclusion: WG, any size. */
+ * Base: a tree in shared memory. USE_SUBGROUP: one operation per subgroup, then the subgroups in turn;
+ * subgroups of any size. Calls must be in uniform control flow. Before inclusion: WG, any size. */
 #ifndef LIB_REDUCE_GLSL
 #define LIB_REDUCE_GLSL
 

@@ -26,7 +26,8 @@ uint missing_count()
     return n;
 }
 
-/* Tells the host which experts `layer` lacks, and empties dispatch `next` and all behind it. All lanes call it. */
+/* Tells the host which experts `layer` lacks, and empties dispatch `next` and all behind it. All lanes
+ * call it. */
 void halt(uint layer, uint next, uint n_missing)
 {
     uint lane = gl_LocalInvocationIndex;

@@ -1,5 +1,6 @@
-/* A workgroup takes ROWS matrix rows together: its lanes stride over the row length in units of eight elements, and the
- * caller reduces the lanes' sums. Up to eight sums stand in two vec4, so that no array is indexed at run time.
+/* A workgroup takes ROWS matrix rows together: its lanes stride over the row length in units of eight
+ * elements, and the caller reduces the lanes' sums. Up to eight sums stand in two vec4, so that no array is
+ * indexed at run time.
  * Before inclusion: LOAD_X(i), element i of the input; what lib/dequant.glsl wants; WG and ROWS. */
 #ifndef LIB_ROWS_GLSL
 #define LIB_ROWS_GLSL
@@ -19,7 +20,8 @@ vec4 load_x4(uint i)
     return vec4(LOAD_X(i), LOAD_X(i + 1u), LOAD_X(i + 2u), LOAD_X(i + 3u));
 }
 
-/* Input elements start + 8 * unit ..; zeros from start + n on, even where weights there would be zero: 0 * NaN. */
+/* Input elements start + 8 * unit ..; zeros from start + n on, even where weights there would be zero: 0 *
+ * NaN. */
 vec8 load_x8(uint start, uint unit, uint n)
 {
     uint i = start + unit * 8u;
@@ -38,10 +40,10 @@ float dot8(vec8 w, vec8 x)
     return dot(w.a, x.a) + dot(w.b, x.b);
 }
 
-/* Adds unit's share of rows row0 .. row0 + ROWS - 1 to lo and hi. `base`: byte of row 0; rows from n_rows on repeat the
- * last one (their sums are not used). */
-void rows_add(uint format, uint base, uint stride, uint row0, uint n_rows, uint unit, uint n, vec8 x, inout vec4 lo,
-              inout vec4 hi)
+/* Adds unit's share of rows row0 .. row0 + ROWS - 1 to lo and hi. `base`: byte of row 0; rows from n_rows
+ * on repeat the last one (their sums are not used). */
+void rows_add(uint format, uint base, uint stride, uint row0, uint n_rows, uint unit, uint n, vec8 x,
+              inout vec4 lo, inout vec4 hi)
 {
     uint last = n_rows - 1u;
     lo.x += dot8(load8(format, base + row0 * stride, unit, n), x);

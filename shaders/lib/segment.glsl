@@ -1,5 +1,6 @@
-/* Where an expert's weights stand. With SEG_ARRAY all segments of the pool are bound as an array, indexed by a value
- * that is uniform in the workgroup; else one segment is bound, and other slots are left to their own dispatch.
+/* Where an expert's weights stand. With SEG_ARRAY all segments of the pool are bound as an array, indexed by
+ * a value that is uniform in the workgroup; else one segment is bound, and other slots are left to their own
+ * dispatch.
  * Before inclusion: the push block as `p` (push_expert), SEG_BINDING, and the constants of SPEC_EXPERT. */
 #ifndef LIB_SEGMENT_GLSL
 #define LIB_SEGMENT_GLSL
@@ -20,8 +21,8 @@ layout(std430, set = 0, binding = SEG_BINDING) readonly restrict buffer Segment 
 #endif
 #define WORDS_ALIGNED (ALIGNED != 0u)
 
-/* Makes the segment of `slot` the one LOAD_WORD reads and sets base to the byte where the slot starts. False: nothing
- * to do here (no slot, or the slot of another dispatch). */
+/* Makes the segment of `slot` the one LOAD_WORD reads and sets base to the byte where the slot starts.
+ * False: nothing to do here (no slot, or the slot of another dispatch). */
 bool segment_open(uint slot, out uint base)
 {
     base = slot % SLOTS_PER_SEG * SLOT_STRIDE;

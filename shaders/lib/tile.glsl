@@ -1,6 +1,6 @@
-/* A tile of TILE_ROWS (64) matrix rows by TILE_TOKENS (32) input rows per workgroup of 128: both are staged in shared
- * memory TILE_K elements at a time, and each lane keeps a 4 x 4 block of sums in registers. f32 sums, in the order of k,
- * so that a result does not depend on where in a tile its row stands.
+/* A tile of TILE_ROWS (64) matrix rows by TILE_TOKENS (32) input rows per workgroup of 128: both are staged
+ * in shared memory TILE_K elements at a time, and each lane keeps a 4 x 4 block of sums in registers. f32
+ * sums, in the order of k, so that a result does not depend on where in a tile its row stands.
  * Before inclusion: LOAD_X(i), element i of the input; what lib/dequant.glsl wants. */
 #ifndef LIB_TILE_GLSL
 #define LIB_TILE_GLSL
@@ -64,9 +64,10 @@ void tile_stage_x(uint x_row, uint k0, uint n)
     }
 }
 
-/* Column j, component i of the result: dot product of matrix row tile_sum_row() + i and input row tile_sum_token() + j.
- * w_row: byte where the matrix row tile_load_row() starts; x_row: element where the input row tile_load_token() starts
- * (callers clamp both into range); n: row length. Uniform control flow only. */
+/* Column j, component i of the result: dot product of matrix row tile_sum_row() + i and input row
+ * tile_sum_token() + j. w_row: byte where the matrix row tile_load_row() starts; x_row: element where the
+ * input row tile_load_token() starts (callers clamp both into range); n: row length. Uniform control flow
+ * only. */
 mat4 tile_dot(uint format, uint w_row, uint x_row, uint n)
 {
     vec4 a0 = vec4(0.0), a1 = vec4(0.0), a2 = vec4(0.0), a3 = vec4(0.0);

@@ -25,13 +25,14 @@ PUSH_BEGIN(push_none)
 uint unused;
 PUSH_END(push_none, 4)
 
-/* embed: rows [row0, row0 + n_rows) of the table are bound; other tokens are left to the dispatch that binds theirs. */
+/* embed: rows [row0, row0 + n_rows) of the table are bound; other tokens are left to the dispatch that
+ * binds theirs. */
 PUSH_BEGIN(push_embed)
 uint row0, n_rows, w_off;
 PUSH_END(push_embed, 12)
 
-/* matvec, matmul: writes outputs [out0, out0 + n_rows) of each output row from the n_rows matrix rows that start w_off
- * bytes into the binding. */
+/* matvec, matmul: writes outputs [out0, out0 + n_rows) of each output row from the n_rows matrix rows that
+ * start w_off bytes into the binding. */
 PUSH_BEGIN(push_mat)
 uint out0, n_rows, w_off;
 PUSH_END(push_mat, 12)
@@ -40,7 +41,8 @@ PUSH_BEGIN(push_layer)
 uint layer;
 PUSH_END(push_layer, 4)
 
-/* resolve: next is the index of the dispatch behind it; that one and all later ones are emptied when an expert is absent. */
+/* resolve: next is the index of the dispatch behind it; that one and all later ones are emptied when an
+ * expert is absent. */
 PUSH_BEGIN(push_resolve)
 uint layer, next;
 PUSH_END(push_resolve, 8)
@@ -60,39 +62,43 @@ PUSH_END(push_expert, 8)
 /* dim elements per row of format `format` with row_bytes bytes. */
 #define SPEC_EMBED(X) X(0, wg, WG) X(1, dim, DIM) X(2, format, FORMAT) X(3, row_bytes, ROW_BYTES)
 
-/* eps_bits: bits of the float. from_row0: input row is STEP_ROW0 + output row (the output head), else the same row. */
+/* eps_bits: bits of the float. from_row0: input row is STEP_ROW0 + output row (the output head), else the
+ * same row. */
 #define SPEC_RMSNORM(X) X(0, wg, WG) X(1, dim, DIM) X(2, eps_bits, EPS_BITS) X(3, from_row0, FROM_ROW0)
 
-/* k: row length; n_out: stride of an output row, elements; k_stride: stride of an input row, elements; add: y += instead
- * of y =; rows: matrix rows per workgroup (matvec), 1..8; aligned: every block starts on a 4-byte boundary (pure speed);
- * count_rows (matmul): the number of input rows is n_rows of the step, else n_tokens. */
-#define SPEC_MAT(X)                                                                                                  \
-    X(0, wg, WG) X(1, k, K) X(2, n_out, N_OUT) X(3, k_stride, K_STRIDE) X(4, format, FORMAT)                         \
-    X(5, row_bytes, ROW_BYTES) X(6, add, ADD) X(7, rows, ROWS) X(8, aligned, ALIGNED) X(9, count_rows, COUNT_ROWS)
+/* k: row length; n_out: stride of an output row, elements; k_stride: stride of an input row, elements;
+ * add: y += instead of y =; rows: matrix rows per workgroup (matvec), 1..8; aligned: every block starts on
+ * a 4-byte boundary (pure speed); count_rows (matmul): the number of input rows is n_rows of the step,
+ * else n_tokens. */
+#define SPEC_MAT(X)                                                                                          \
+    X(0, wg, WG) X(1, k, K) X(2, n_out, N_OUT) X(3, k_stride, K_STRIDE) X(4, format, FORMAT)                 \
+    X(5, row_bytes, ROW_BYTES) X(6, add, ADD) X(7, rows, ROWS) X(8, aligned, ALIGNED)                         \
+    X(9, count_rows, COUNT_ROWS)
 
-/* qkv row: n_heads * head_dim queries, n_kv * head_dim keys, n_kv * head_dim values. neox: pairs (i, i + n_rot/2) instead
- * of (2i, 2i + 1). k_f16, v_f16: cache words hold two halves, else one float. */
-#define SPEC_ROPE(X)                                                                                                 \
-    X(0, wg, WG) X(1, head_dim, HEAD_DIM) X(2, n_heads, N_HEADS) X(3, n_kv, N_KV) X(4, n_rot, N_ROT)                 \
+/* qkv row: n_heads * head_dim queries, n_kv * head_dim keys, n_kv * head_dim values. neox: pairs (i, i +
+ * n_rot/2) instead of (2i, 2i + 1). k_f16, v_f16: cache words hold two halves, else one float. */
+#define SPEC_ROPE(X)                                                                                         \
+    X(0, wg, WG) X(1, head_dim, HEAD_DIM) X(2, n_heads, N_HEADS) X(3, n_kv, N_KV) X(4, n_rot, N_ROT)         \
     X(5, neox, NEOX) X(6, k_f16, K_F16) X(7, v_f16, V_F16)
 
 /* scale_bits: bits of 1 / sqrt(head_dim). n_splits: splits reserved per head in the partial results. */
-#define SPEC_ATTN(X)                                                                                                 \
-    X(0, wg, WG) X(1, head_dim, HEAD_DIM) X(2, n_heads, N_HEADS) X(3, n_kv, N_KV) X(4, scale_bits, SCALE_BITS)       \
-    X(5, k_f16, K_F16) X(6, v_f16, V_F16) X(7, n_splits, N_SPLITS)
+#define SPEC_ATTN(X)                                                                                         \
+    X(0, wg, WG) X(1, head_dim, HEAD_DIM) X(2, n_heads, N_HEADS) X(3, n_kv, N_KV)                            \
+    X(4, scale_bits, SCALE_BITS) X(5, k_f16, K_F16) X(6, v_f16, V_F16) X(7, n_splits, N_SPLITS)
 
 /* norm: weights divided by their sum; scale_bits: bits of the factor on the weights. */
-#define SPEC_ROUTER(X)                                                                                               \
+#define SPEC_ROUTER(X)                                                                                       \
     X(0, wg, WG) X(1, n_experts, N_EXPERTS) X(2, k_used, K_USED) X(3, norm, NORM) X(4, scale_bits, SCALE_BITS)
 
 #define SPEC_RESOLVE(X) X(0, wg, WG) X(1, n_experts, N_EXPERTS) X(2, k_used, K_USED)
 
-/* One slot: gate matrix at byte 0 (ff rows of dim), up at up_off, down at down_off (dim rows of ff). slot_stride bytes
- * between slots, slots_per_seg slots in a segment, n_segs segments bound as an array (1 without the array). */
-#define SPEC_EXPERT(X)                                                                                               \
-    X(0, wg, WG) X(1, dim, DIM) X(2, ff, FF) X(3, n_experts, N_EXPERTS) X(4, k_used, K_USED)                         \
-    X(5, fmt_gate, FMT_GATE) X(6, fmt_up, FMT_UP) X(7, fmt_down, FMT_DOWN) X(8, up_off, UP_OFF)                      \
-    X(9, down_off, DOWN_OFF) X(10, slot_stride, SLOT_STRIDE) X(11, slots_per_seg, SLOTS_PER_SEG)                     \
+/* One slot: gate matrix at byte 0 (ff rows of dim), up at up_off, down at down_off (dim rows of ff).
+ * slot_stride bytes between slots, slots_per_seg slots in a segment, n_segs segments bound as an array (1
+ * without the array). */
+#define SPEC_EXPERT(X)                                                                                       \
+    X(0, wg, WG) X(1, dim, DIM) X(2, ff, FF) X(3, n_experts, N_EXPERTS) X(4, k_used, K_USED)                 \
+    X(5, fmt_gate, FMT_GATE) X(6, fmt_up, FMT_UP) X(7, fmt_down, FMT_DOWN) X(8, up_off, UP_OFF)              \
+    X(9, down_off, DOWN_OFF) X(10, slot_stride, SLOT_STRIDE) X(11, slots_per_seg, SLOTS_PER_SEG)             \
     X(12, n_segs, N_SEGS) X(13, rows, ROWS) X(14, aligned, ALIGNED)
 
 #define SPEC_SWIGLU(X) X(0, wg, WG) X(1, ff, FF)

@@ -7,9 +7,9 @@
 #define MAX_EXPERTS 512       /* routed experts per layer */
 #define MAX_TOP_K 32          /* routed experts per token */
 
-/* The step buffer (host-visible): head, then n_tokens token ids from STEP_TOKENS on (chunk words are reserved), then
- * n_changes pairs (index into the slot table, slot). The state buffer (device) has the same head and tokens.
- * Word offsets of the head: */
+/* The step buffer (host-visible): head, then n_tokens token ids from STEP_TOKENS on (chunk words are
+ * reserved), then n_changes pairs (index into the slot table, slot). The state buffer (device) has the
+ * same head and tokens. Word offsets of the head: */
 #define STEP_N_TOKENS 0  /* tokens in this submit, 1 .. chunk */
 #define STEP_POS 1       /* position of the first of them */
 #define STEP_FIRST 2     /* first dispatch that runs; those before it get empty grids */
@@ -19,8 +19,9 @@
 #define STEP_CHUNK 6     /* words reserved for tokens */
 #define STEP_TOKENS 8
 
-/* The argument template (device, written once): word 0 is the number of dispatches, entries start at TMPL_HEAD, one of
- * TMPL_WORDS words per dispatch: (mode, a) for x, y and z. The arguments have 3 words per dispatch. */
+/* The argument template (device, written once): word 0 is the number of dispatches, entries start at
+ * TMPL_HEAD, one of TMPL_WORDS words per dispatch: (mode, a) for x, y and z. The arguments have 3 words
+ * per dispatch. */
 #define TMPL_HEAD 4
 #define TMPL_WORDS 6
 #define DIM_FIXED 0   /* a */
@@ -29,15 +30,16 @@
 #define DIM_CONTEXT 3 /* ceil((pos + n_tokens) / a) */
 #define DIM_DEVICE 4  /* 0 now; a kernel of the same submit sets it (expert tiles) */
 
-/* The mailbox (host-readable). publish clears layer to NONE, resolve and group fill it when experts are absent. */
+/* The mailbox (host-readable). publish clears layer to NONE, resolve and group fill it when experts are
+ * absent. */
 #define MAIL_LAYER 0     /* layer that halted, NONE: the submit ran to its end */
 #define MAIL_N_MISSING 1
 #define MAIL_ARGMAX 2
 #define MAIL_MISSING 4   /* bitmap of absent experts, MAX_EXPERTS / 32 words */
 #define MAIL_WORDS 20
 
-/* Routed choice of token t: words (t * K_USED + j) * 2: expert id (NONE: fewer allowed than K_USED), bits of its weight;
- * by falling weight. A "pair" is t * K_USED + j. */
+/* Routed choice of token t: words (t * K_USED + j) * 2: expert id (NONE: fewer allowed than K_USED), bits
+ * of its weight; by falling weight. A "pair" is t * K_USED + j. */
 
 /* Expert tiles for prefill: TILE_WORDS words each. */
 #define TILE_WORDS 4

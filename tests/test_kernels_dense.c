@@ -1,0 +1,391 @@
+/* Kernels of the dense parts against plain C in double: embed, rmsnorm, matvec, matmul, swiglu, argmax. */
+#include <math.h>
+#include <stdio.h>
+
+#include "support/kernel_test.h"
+
+static const enum mdl_type formats[] = {MDL_F32, MDL_F16, MDL_BF16, MDL_Q8_0, MDL_Q4_0};
+
+static struct kt_buf in(const void *data, size_t bytes)
+{
+    return (struct kt_buf){.data = (void *)(uintptr_t)data, .bytes = bytes, .use = KT_IN};
+}
+
+/* ---- embed
+ * -------------------------------------------------------------------------------------------------- */
+
+static bool same_value(float got, float want)
+{
+    if (isnan(want))
+        return isnan(got);
+    if (kt_bits(got) == kt_bits(want))
+        return true;
+    return fpclassify(want) == FP_SUBNORMAL && got == 0; /* devices may flush f32 subnormals */
+}
+
+/* Rows [row0, row0 + n_rows) of a table whose bytes start at m->bytes + off; every token's row must come out
+ * exactly, other tokens' rows must stay. */
+static void embed_case(enum mdl_type type, uint32_t dim, uint32_t wg, uint32_t row0, uint32_t n_rows,
+                       const uint8_t *bytes, size_t n_bytes, uint32_t off, const float *values)
+{
+    enum { TOKENS = 9 };
+    const struct spec_embed spec = {wg, dim, type, (uint32_t)mdl_row_bytes(type, dim)};
+    const struct push_embed push = {row0, n_rows, off};
+    uint32_t *state = kt_state(TOKENS, 5, 0, 1);
+    float *x = kt_floats((size_t)TOKENS * dim);
+    struct kt_buf bufs[] = {in(state, (STEP_TOKENS + TOKENS) * 4),
+                            in(bytes, n_bytes),
+                            {.data = x, .bytes = (size_t)TOKENS * dim * 4, .use = KT_OUT}};
+
+    for (uint32_t t = 0; t < TOKENS; t++)
+        state[STEP_TOKENS + t] = kt_below(row0 + n_rows + 3);
+    state[STEP_TOKENS] = row0;
+    state[STEP_TOKENS + 1] = row0 + n_rows - 1;
+    state[STEP_TOKENS + 2] = row0 + n_rows;
+    KT_RUN(GPU_K_embed, spec, &push, bufs, (dim + 8 * wg - 1) / (8 * wg), TOKENS, 1);
+    for (uint32_t t = 0; t < TOKENS; t++) {
+        uint32_t row = state[STEP_TOKENS + t] - row0;
+
+        for (uint32_t i = 0; i < dim; i++) {
+            float got = x[(size_t)t * dim + i];
+            float want = row < n_rows ? values[(size_t)row * dim + i] : kt_float(KT_POISON);
+
+            if (!same_value(got, want))
+                fail_msg("embed: type %d, token %u, element %u: 0x%08x, expected 0x%08x", (int)type, t, i,
+                         kt_bits(got), kt_bits(want));
+        }
+    }
+    cor_free(state);
+    cor_free(x);
+}
+
+static void test_embed(void **unused)
+{
+    static const uint32_t dims[5] = {37, 1, 129, 96, 352}; /* tails and odd block counts */
+
+    (void)unused;
+    for (uint32_t f = 0; f < COR_COUNT(formats); f++)
+        for (uint32_t off = 0; off < 4; off += 2) {
+            struct kt_matrix m;
+
+            kt_matrix_make(&m, formats[f], 11, dims[f], off);
+            embed_case(formats[f], dims[f], 32, off ? 4 : 0, 11, m.bytes, m.n_bytes, off, m.values);
+            kt_matrix_free(&m);
+        }
+}
+
+/* Every half and every bfloat16 there is. */
+static void test_embed_all_halves(void **unused)
+{
+    static const enum mdl_type types[2] = {MDL_F16, MDL_BF16};
+    uint16_t *bits = cor_array(65536, 2);
+    float *values = cor_array(65536, 4);
+
+    (void)unused;
+    for (uint32_t i = 0; i < 65536; i++)
+        bits[i] = (uint16_t)i;
+    for (int f = 0; f < 2; f++) {
+        mdl_dequant_row(types[f], bits, values, 65536);
+        for (uint32_t row0 = 0; row0 < 64; row0 += 8)
+            embed_case(types[f], 65536 / 64, 128, row0, 8, (uint8_t *)(bits + (size_t)row0 * 1024), 16384, 0,
+                       values + (size_t)row0 * 1024);
+    }
+    cor_free(bits);
+    cor_free(values);
+}
+
+/* Scales that are zero, subnormal, infinite or NaN. */
+static void test_embed_scales(void **unused)
+{
+    static const uint16_t scales[] = {0,      0x8000, 1,      0x03ff, 0x8200, 0x0400,
+                                      0x7bff, 0x7c00, 0xfc00, 0x7e01, 0xfe00};
+    enum { ROWS = 11, DIM = 96 };
+
+    (void)unused;
+    for (uint32_t f = 3; f < COR_COUNT(formats); f++) {
+        uint32_t block = mdl_type_find(formats[f])->block_bytes;
+        struct kt_matrix m;
+
+        kt_matrix_make(&m, formats[f], ROWS, DIM, 2);
+        for (uint32_t r = 0; r < ROWS; r++)
+            for (uint32_t b = 0; b < DIM / 32; b++) {
+                uint16_t s = scales[(r + b) % COR_COUNT(scales)];
+
+                memcpy(m.bytes + 2 + (size_t)r * m.row_bytes + (size_t)b * block, &s, 2);
+                mdl_dequant_row(formats[f], m.bytes + 2 + (size_t)r * m.row_bytes, m.values + (size_t)r * DIM,
+                                DIM);
+            }
+        embed_case(formats[f], DIM, 32, 0, ROWS, m.bytes, m.n_bytes, 2, m.values);
+        kt_matrix_free(&m);
+    }
+}
+
+/* ---- rmsnorm
+ * ------------------------------------------------------------------------------------------------ */
+
+static void rmsnorm_case(enum gpu_kernel k, uint32_t wg, uint32_t dim, uint32_t rows, bool from_row0,
+                         float scale)
+{
+    const float eps = 1e-5f;
+    const struct spec_rmsnorm spec = {wg, dim, kt_bits(eps), from_row0};
+    uint32_t first = from_row0 ? 2 : 0;
+    uint32_t *state = kt_state(7, 0, 2, rows);
+    float *x = kt_floats((size_t)(rows + first) * dim), *w = kt_floats(dim),
+          *y = kt_floats((size_t)rows * dim);
+    double *want = cor_array((size_t)rows * dim, sizeof(*want));
+    struct kt_buf bufs[] = {in(state, (STEP_TOKENS + 7) * 4),
+                            in(x, (size_t)(rows + first) * dim * 4),
+                            in(w, dim * 4),
+                            {.data = y, .bytes = (size_t)rows * dim * 4, .use = KT_OUT}};
+
+    for (size_t i = 0; i < (size_t)(rows + first) * dim; i++)
+        x[i] *= scale;
+    for (uint32_t r = 0; r < rows; r++) {
+        const float *v = x + (size_t)(r + first) * dim;
+        double sum = 0;
+
+        for (uint32_t i = 0; i < dim; i++)
+            sum += (double)v[i] * v[i];
+        for (uint32_t i = 0; i < dim; i++)
+            want[(size_t)r * dim + i] = v[i] / sqrt(sum / dim + eps) * w[i];
+    }
+    KT_RUN(k, spec, NULL, bufs, 1, rows, 1);
+    kt_close(gpu_kernel_info(k)->name, y, want, (size_t)rows * dim, KT_NMSE, KT_LARGEST);
+    cor_free(state);
+    cor_free(x);
+    cor_free(w);
+    cor_free(y);
+    cor_free(want);
+}
+
+static void test_rmsnorm(void **unused)
+{
+    static const enum gpu_kernel kernels[2] = {GPU_K_rmsnorm, GPU_K_rmsnorm_sg};
+
+    (void)unused;
+    for (int v = 0; v < 2; v++) {
+        if (!kt_usable(kernels[v]))
+            continue;
+        rmsnorm_case(kernels[v], 128, 1, 3, false, 1);
+        rmsnorm_case(kernels[v], 32, 7, 1, false, 1e-4f); /* eps decides */
+        rmsnorm_case(kernels[v], 96, 257, 5, true, 30);   /* workgroup not a power of two */
+        rmsnorm_case(kernels[v], 128, 2048, 2, false, 1);
+    }
+}
+
+/* ---- matvec and matmul
+ * -------------------------------------------------------------------------------------- */
+
+struct mat_case {
+    enum mdl_type type;
+    uint32_t k, n_rows, t;
+    uint32_t wg, rows; /* matvec: lanes and rows per workgroup */
+    uint32_t off;      /* bytes before the first row */
+    bool add, aligned, count_rows;
+    bool wild; /* bytes at random: infinite and NaN values occur */
+};
+
+static void wild_bytes(struct kt_matrix *m, const struct mat_case *c)
+{
+    for (uint32_t r = 0; r < c->n_rows; r++) {
+        uint8_t *at = m->bytes + m->off + (size_t)r * m->row_bytes;
+
+        /* one row in two: a finite matrix everywhere else */
+        for (uint32_t i = 0; i < m->row_bytes && r % 2; i++)
+            at[i] = (uint8_t)kt_below(256);
+        mdl_dequant_row(c->type, at, m->values + (size_t)r * c->k, c->k);
+    }
+}
+
+/* y and what it should be, for input rows x. */
+static void mat_want(const struct mat_case *c, const struct kt_matrix *m, const float *x, uint32_t stride,
+                     const float *y, uint32_t n_out, uint32_t out0, double *want)
+{
+    for (uint32_t t = 0; t < c->t; t++)
+        for (uint32_t i = 0; i < n_out; i++) {
+            size_t at = (size_t)t * n_out + i;
+            bool mine = i >= out0 && i < out0 + c->n_rows;
+
+            want[at] = y[at];
+            if (mine)
+                want[at] = kt_matrix_dot(m, c->k, i - out0, x + (size_t)t * stride) + (c->add ? y[at] : 0);
+        }
+}
+
+static void mat_case(enum gpu_kernel k, const struct mat_case *c)
+{
+    bool many = k == GPU_K_matmul;
+    uint32_t stride = c->k + 3, n_out = c->n_rows + 5, out0 = 2;
+    uint32_t step = many ? TILE_ROWS : c->rows, groups = (c->n_rows + step - 1) / step;
+    struct spec_mat spec = {c->wg, c->k,   n_out,   stride,     c->type,
+                            0,     c->add, c->rows, c->aligned, c->count_rows};
+    const struct push_mat push = {out0, c->n_rows, c->off};
+    /* the other count is made wrong on purpose */
+    uint32_t *state = kt_state(c->count_rows ? 500 : c->t, 3, 0, c->count_rows ? c->t : 500);
+    size_t n_x = (size_t)(c->t - 1) * stride + c->k, n_y = (size_t)c->t * n_out;
+    float *x = kt_floats(n_x), *y = kt_floats(n_y);
+    double *want = cor_array(n_y, sizeof(*want));
+    struct kt_matrix m;
+    struct kt_buf bufs[4], *b = bufs;
+    char what[128];
+
+    kt_matrix_make(&m, c->type, c->n_rows, c->k, c->off);
+    spec.row_bytes = m.row_bytes;
+    if (c->wild)
+        wild_bytes(&m, c);
+    for (uint32_t t = 0; t + 1 < c->t; t++)
+        for (uint32_t i = c->k; i < stride; i++)
+            x[(size_t)t * stride + i] = NAN; /* between rows: never read */
+    mat_want(c, &m, x, stride, y, n_out, out0, want);
+    if (many)
+        *b++ = in(state, (size_t)STEP_TOKENS * 4);
+    *b++ = in(x, n_x * 4);
+    *b++ = in(m.bytes, m.n_bytes);
+    *b++ = (struct kt_buf){.data = y, .bytes = n_y * 4, .use = KT_INOUT};
+    kt_run(k, &spec, sizeof(spec), 1, &push, bufs, (uint32_t)(b - bufs), (groups + 2) / 3,
+           many ? (c->t + TILE_TOKENS - 1) / TILE_TOKENS : c->t, 3); /* groups folded into x and z */
+    snprintf(what, sizeof(what), "%s: type %d, k %u, rows %u, t %u, wg %u, off %u%s",
+             gpu_kernel_info(k)->name, (int)c->type, c->k, c->n_rows, c->t, c->wg, c->off,
+             c->wild ? ", wild" : "");
+    if (c->wild) { /* sizes differ by row: judge each by itself */
+        for (size_t i = 0; i < n_y; i++)
+            if (isnan(want[i]) != isnan((double)y[i]))
+                fail_msg("%s: element %zu is %g, expected %g", what, i, (double)y[i], want[i]);
+    } else {
+        kt_close(what, y, want, n_y, KT_NMSE, KT_LARGEST);
+    }
+    cor_free(state);
+    cor_free(x);
+    cor_free(y);
+    cor_free(want);
+    kt_matrix_free(&m);
+}
+
+static const struct mat_case matvec_cases[] = {
+    {.type = MDL_F32, .k = 1, .n_rows = 1, .t = 1, .wg = 32, .rows = 1},
+    {.type = MDL_F32, .k = 300, .n_rows = 19, .t = 2, .wg = 64, .rows = 4, .off = 2},
+    {.type = MDL_F32, .k = 256, .n_rows = 9, .t = 1, .wg = 128, .rows = 8, .aligned = true, .add = true},
+    {.type = MDL_F16, .k = 1, .n_rows = 5, .t = 2, .wg = 32, .rows = 3},
+    {.type = MDL_F16, .k = 333, .n_rows = 21, .t = 1, .wg = 96, .rows = 5, .off = 2, .add = true},
+    {.type = MDL_F16, .k = 512, .n_rows = 12, .t = 1, .wg = 64, .rows = 4, .aligned = true},
+    {.type = MDL_BF16, .k = 7, .n_rows = 3, .t = 3, .wg = 32, .rows = 2, .off = 6},
+    {.type = MDL_BF16, .k = 1023, .n_rows = 7, .t = 1, .wg = 128, .rows = 8, .add = true},
+    {.type = MDL_BF16, .k = 264, .n_rows = 30, .t = 1, .wg = 32, .rows = 4, .off = 4, .aligned = true},
+    {.type = MDL_Q8_0, .k = 32, .n_rows = 1, .t = 1, .wg = 32, .rows = 4},
+    {.type = MDL_Q8_0, .k = 1120, .n_rows = 23, .t = 2, .wg = 128, .rows = 4, .off = 2, .add = true},
+    {.type = MDL_Q8_0, .k = 96, .n_rows = 25, .t = 1, .wg = 64, .rows = 2, .wild = true},
+    {.type = MDL_Q4_0, .k = 32, .n_rows = 2, .t = 1, .wg = 64, .rows = 1, .off = 2},
+    {.type = MDL_Q4_0, .k = 736, .n_rows = 33, .t = 1, .wg = 64, .rows = 8, .add = true},
+    {.type = MDL_Q4_0, .k = 96, .n_rows = 25, .t = 2, .wg = 32, .rows = 4, .off = 2, .wild = true},
+    {.type = MDL_F16, .k = 40, .n_rows = 25, .t = 1, .wg = 32, .rows = 4, .off = 2, .wild = true},
+};
+
+static void test_matvec(void **unused)
+{
+    static const enum gpu_kernel kernels[2] = {GPU_K_matvec, GPU_K_matvec_sg};
+
+    (void)unused;
+    for (int v = 0; v < 2; v++)
+        for (uint32_t i = 0; i < COR_COUNT(matvec_cases) && kt_usable(kernels[v]); i++)
+            mat_case(kernels[v], &matvec_cases[i]);
+}
+
+static const struct mat_case matmul_cases[] = {
+    {.type = MDL_F32, .k = 1, .n_rows = 1, .t = 1, .wg = 128},
+    {.type = MDL_F32, .k = 75, .n_rows = 130, .t = 33, .wg = 128, .off = 2, .add = true},
+    {.type = MDL_F16, .k = 161, .n_rows = 65, .t = 5, .wg = 128, .off = 2, .count_rows = true},
+    {.type = MDL_F16, .k = 256, .n_rows = 200, .t = 64, .wg = 128, .aligned = true},
+    {.type = MDL_BF16, .k = 300, .n_rows = 64, .t = 40, .wg = 128, .off = 4, .aligned = true, .add = true},
+    {.type = MDL_Q8_0, .k = 32, .n_rows = 3, .t = 2, .wg = 128},
+    {.type = MDL_Q8_0, .k = 288, .n_rows = 100, .t = 31, .wg = 128, .off = 2, .count_rows = true},
+    {.type = MDL_Q4_0, .k = 160, .n_rows = 67, .t = 70, .wg = 128, .off = 2},
+    {.type = MDL_Q4_0, .k = 96, .n_rows = 70, .t = 3, .wg = 128, .wild = true},
+};
+
+static void test_matmul(void **unused)
+{
+    (void)unused;
+    for (uint32_t i = 0; i < COR_COUNT(matmul_cases); i++)
+        mat_case(GPU_K_matmul, &matmul_cases[i]);
+}
+
+/* ---- swiglu and argmax
+ * -------------------------------------------------------------------------------------- */
+
+static void test_swiglu(void **unused)
+{
+    enum { FF = 77, T = 3 };
+    const struct spec_swiglu spec = {32, FF};
+    float *gu = kt_floats((size_t)T * 2 * FF), *h = kt_floats((size_t)T * FF);
+    double want[T * FF];
+    struct kt_buf bufs[] = {in(gu, (size_t)T * 2 * FF * 4),
+                            {.data = h, .bytes = (size_t)T * FF * 4, .use = KT_OUT}};
+
+    (void)unused;
+    gu[0] = -100; /* exp(100) overflows: the product is -0 */
+    gu[1] = 100;
+    gu[2] = NAN;
+    for (uint32_t t = 0; t < T; t++)
+        for (uint32_t i = 0; i < FF; i++) {
+            double g = gu[t * 2 * FF + i];
+
+            want[t * FF + i] = g / (1 + exp(-g)) * gu[t * 2 * FF + FF + i];
+        }
+    KT_RUN(GPU_K_swiglu, spec, NULL, bufs, (FF + 31) / 32, T, 1);
+    kt_close("swiglu", h, want, (size_t)T * FF, KT_NMSE, KT_LARGEST);
+    cor_free(gu);
+    cor_free(h);
+}
+
+static void argmax_case(uint32_t n, const float *logits, uint32_t want)
+{
+    const struct spec_argmax spec = {64, n};
+    uint32_t mail[MAIL_WORDS] = {0};
+    struct kt_buf bufs[] = {in(logits, n * (size_t)4),
+                            {.data = mail, .bytes = sizeof(mail), .use = KT_INOUT}};
+
+    KT_RUN(GPU_K_argmax, spec, NULL, bufs, 1, 1, 1);
+    assert_int_equal(mail[MAIL_ARGMAX], want);
+    mail[MAIL_ARGMAX] = 0;
+    for (uint32_t i = 0; i < MAIL_WORDS; i++)
+        assert_int_equal(mail[i], 0);
+}
+
+static void test_argmax(void **unused)
+{
+    enum { N = 1001 };
+    float *x = kt_floats(N);
+
+    (void)unused;
+    x[913] = x[370] = x[371] = 5; /* equals: the lowest */
+    argmax_case(N, x, 370);
+    x[0] = NAN;
+    x[999] = INFINITY;
+    x[3] = -INFINITY;
+    argmax_case(N, x, 370);
+    for (uint32_t i = 0; i < N; i++)
+        x[i] = -1 - kt_uniform(0, 1);
+    x[N - 1] = -0.5f;
+    argmax_case(N, x, N - 1);
+    for (uint32_t i = 0; i < N; i++)
+        x[i] = i % 2 ? 0.0f : -0.0f;
+    argmax_case(N, x, 0);
+    for (uint32_t i = 0; i < N; i++)
+        x[i] = kt_float(0x7fc00000u + i);
+    argmax_case(N, x, NONE);
+    x[0] = -3e38f;
+    argmax_case(1, x, 0);
+    cor_free(x);
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_embed),        cmocka_unit_test(test_embed_all_halves),
+        cmocka_unit_test(test_embed_scales), cmocka_unit_test(test_rmsnorm),
+        cmocka_unit_test(test_matvec),       cmocka_unit_test(test_matmul),
+        cmocka_unit_test(test_swiglu),       cmocka_unit_test(test_argmax),
+    };
+
+    return kt_main(KT_DENSE, tests, COR_COUNT(tests));
+}
