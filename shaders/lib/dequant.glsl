@@ -20,20 +20,11 @@ uint funnel(uint lo, uint hi, uint sh)
 }
 
 /* The loads below never touch a word that holds none of the bytes asked for: the last word of an aligned
- * load is read twice instead, which keeps lanes from diverging. */
+ * load is read twice instead, which keeps lanes from diverging. Functions here have one return and occur once
+ * in a kernel where they can: some drivers inline everything before they fold specialisation constants. */
 uint load_u16(uint off)
 {
     return (LOAD_WORD(off >> 2) >> ((off & 2u) * 8u)) & 0xffffu;
-}
-
-uint load_u32(uint off)
-{
-    uint i = off >> 2;
-    uint sh = (off & 3u) * 8u;
-
-    if (WORDS_ALIGNED)
-        return LOAD_WORD(i);
-    return funnel(LOAD_WORD(i), LOAD_WORD(i + uint(sh != 0u)), sh);
 }
 
 /* Never on a 4-byte boundary throughout a matrix: blocks of 18 and 34 bytes. */
@@ -49,36 +40,37 @@ uvec2 load_u64(uint off)
 uvec4 load_u128(uint off)
 {
     uint i = off >> 2;
-    uint sh = (off & 3u) * 8u;
     uvec4 w = uvec4(LOAD_WORD(i), LOAD_WORD(i + 1u), LOAD_WORD(i + 2u), LOAD_WORD(i + 3u));
 
-    if (WORDS_ALIGNED)
-        return w;
-    uint w4 = LOAD_WORD(i + 3u + uint(sh != 0u));
-    return uvec4(funnel(w.x, w.y, sh), funnel(w.y, w.z, sh), funnel(w.z, w.w, sh), funnel(w.w, w4, sh));
+    if (!WORDS_ALIGNED) {
+        uint sh = (off & 3u) * 8u;
+        uvec4 next = uvec4(w.yzw, LOAD_WORD(i + 3u + uint(sh != 0u)));
+        w = (w >> sh) | ((next << 1) << (31u - sh));
+    }
+    return w;
 }
 
 /* Bytes of a row of n elements. */
 uint row_bytes(uint format, uint n)
 {
+    uint bytes = n * 2u;
     if (format == FMT_F32)
-        return n * 4u;
+        bytes = n * 4u;
     if (format == FMT_Q8_0)
-        return n / 32u * 34u;
+        bytes = n / 32u * 34u;
     if (format == FMT_Q4_0)
-        return n / 32u * 18u;
-    return n * 2u;
+        bytes = n / 32u * 18u;
+    return bytes;
 }
 
 vec4 signed_bytes(uint w)
 {
-    int i = int(w);
-    return vec4(bitfieldExtract(i, 0, 8), bitfieldExtract(i, 8, 8), bitfieldExtract(i, 16, 8), i >> 24);
+    return vec4(ivec4(uvec4(w << 24, w << 16, w << 8, w)) >> 24);
 }
 
 vec4 unsigned_bytes(uint w)
 {
-    return vec4(w & 0xffu, (w >> 8) & 0xffu, (w >> 16) & 0xffu, w >> 24);
+    return vec4((uvec4(w) >> uvec4(0u, 8u, 16u, 24u)) & 0xffu);
 }
 
 vec8 load8_f32(uint off)
@@ -86,79 +78,81 @@ vec8 load8_f32(uint off)
     return vec8(uintBitsToFloat(load_u128(off)), uintBitsToFloat(load_u128(off + 16u)));
 }
 
-vec8 load8_f16(uint off)
-{
-    uvec4 w = load_u128(off);
-    return vec8(vec4(halves_to_floats(w.x), halves_to_floats(w.y)),
-                vec4(halves_to_floats(w.z), halves_to_floats(w.w)));
-}
-
-vec8 load8_bf16(uint off)
+/* Halves and bfloat16. */
+vec8 load8_16(uint format, uint off)
 {
     uvec4 w = load_u128(off);
     uvec4 lo = w << 16;
     uvec4 hi = w & 0xffff0000u;
-    return vec8(uintBitsToFloat(uvec4(lo.x, hi.x, lo.y, hi.y)),
-                uintBitsToFloat(uvec4(lo.z, hi.z, lo.w, hi.w)));
+    vec8 v = vec8(uintBitsToFloat(uvec4(lo.x, hi.x, lo.y, hi.y)),
+                  uintBitsToFloat(uvec4(lo.z, hi.z, lo.w, hi.w)));
+
+    if (format == FMT_F16)
+        v = vec8(halves_to_floats(w.xy), halves_to_floats(w.zw));
+    return v;
 }
 
-/* 34 bytes: half scale d, 32 signed bytes. */
-vec8 load8_q8_0(uint row, uint unit)
+/* Q8_0, 34 bytes: half scale d, 32 signed bytes. Q4_0, 18 bytes: half scale d, 16 bytes; byte i holds
+ * elements i (low four bits) and i + 16, each plus 8. */
+vec8 load8_block(uint format, uint row, uint unit)
 {
-    uint block = row + unit / 4u * 34u;
+    bool q4 = format == FMT_Q4_0;
+    uint block = row + unit / 4u * (q4 ? 18u : 34u);
     float d = half_to_float(load_u16(block));
-    uvec2 q = load_u64(block + 2u + unit % 4u * 8u);
-    return vec8(d * signed_bytes(q.x), d * signed_bytes(q.y));
-}
+    uvec2 q = load_u64(block + 2u + (q4 ? unit & 1u : unit & 3u) * 8u);
+    vec8 v;
 
-/* 18 bytes: half scale d, 16 bytes; byte i holds elements i (low four bits) and i + 16, each plus 8. */
-vec8 load8_q4_0(uint row, uint unit)
-{
-    uint block = row + unit / 4u * 18u;
-    float d = half_to_float(load_u16(block));
-    uvec2 q = (load_u64(block + 2u + (unit & 1u) * 8u) >> ((unit & 2u) * 2u)) & 0x0f0f0f0fu;
-    return vec8(d * (unsigned_bytes(q.x) - 8.0), d * (unsigned_bytes(q.y) - 8.0));
+    if (q4) {
+        q = (q >> ((unit & 2u) * 2u)) & 0x0f0f0f0fu;
+        v = vec8(d * (unsigned_bytes(q.x) - 8.0), d * (unsigned_bytes(q.y) - 8.0));
+    } else {
+        v = vec8(d * signed_bytes(q.x), d * signed_bytes(q.y));
+    }
+    return v;
 }
 
 /* Element i of an unquantised row. */
 float load1(uint format, uint row, uint i)
 {
-    if (format == FMT_F32)
-        return uintBitsToFloat(load_u32(row + i * 4u));
-    uint h = load_u16(row + i * 2u);
-    return format == FMT_F16 ? half_to_float(h) : uintBitsToFloat(h << 16);
+    uint bits;
+    if (format == FMT_F32) {
+        uint off = row + i * 4u;
+        bits = load_u16(off) | (load_u16(off + 2u) << 16);
+    } else {
+        bits = load_u16(row + i * 2u);
+        bits = format == FMT_F16 ? floatBitsToUint(half_to_float(bits)) : bits << 16;
+    }
+    return uintBitsToFloat(bits);
 }
 
-/* load1 with zeros from element n on. */
-float load1_or_0(uint format, uint row, uint i, uint n)
+const uvec4 FOUR = uvec4(0u, 1u, 2u, 3u);
+
+/* The last, incomplete unit of an unquantised row; `left` elements, zeros behind them. */
+vec8 load8_tail(uint format, uint row, uint unit, uint left)
 {
-    float v = 0.0;
-    if (i < n)
-        v = load1(format, row, i);
+    vec8 v = vec8(vec4(0.0), vec4(0.0));
+    for (uint i = 0u; i < left; i++) {
+        vec4 e = vec4(load1(format, row, unit * 8u + i));
+        v.a = mix(v.a, e, equal(uvec4(i), FOUR));
+        v.b = mix(v.b, e, equal(uvec4(i), FOUR + 4u));
+    }
     return v;
-}
-
-vec4 load4_tail(uint format, uint row, uint i, uint n)
-{
-    return vec4(load1_or_0(format, row, i, n), load1_or_0(format, row, i + 1u, n),
-                load1_or_0(format, row, i + 2u, n), load1_or_0(format, row, i + 3u, n));
 }
 
 /* Elements 8 * unit .. 8 * unit + 7 of the row of n elements that starts at byte `row`; zeros behind the
  * row's end. unit < ceil(n / 8). */
 vec8 load8(uint format, uint row, uint unit, uint n)
 {
+    vec8 v;
     if (n % 8u != 0u && unit == n / 8u)
-        return vec8(load4_tail(format, row, unit * 8u, n), load4_tail(format, row, unit * 8u + 4u, n));
-    if (format == FMT_F32)
-        return load8_f32(row + unit * 32u);
-    if (format == FMT_F16)
-        return load8_f16(row + unit * 16u);
-    if (format == FMT_BF16)
-        return load8_bf16(row + unit * 16u);
-    if (format == FMT_Q8_0)
-        return load8_q8_0(row, unit);
-    return load8_q4_0(row, unit);
+        v = load8_tail(format, row, unit, n % 8u);
+    else if (format == FMT_F32)
+        v = load8_f32(row + unit * 32u);
+    else if (format == FMT_F16 || format == FMT_BF16)
+        v = load8_16(format, row + unit * 16u);
+    else
+        v = load8_block(format, row, unit);
+    return v;
 }
 
 #endif

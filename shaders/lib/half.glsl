@@ -6,11 +6,19 @@
 /* Both halves of a word, the low one first. Exponent 0 is mantissa * 2^-24; infinities and NaN stay. */
 vec2 halves_to_floats(uint w)
 {
-    vec2 normal = unpackHalf2x16(w);
     uvec2 h = uvec2(w & 0xffffu, w >> 16);
     vec2 tiny = vec2(h & 0x3ffu) * 5.9604644775390625e-8;
     tiny = mix(tiny, -tiny, notEqual(h & 0x8000u, uvec2(0u)));
-    return mix(normal, tiny, equal(h & 0x7c00u, uvec2(0u)));
+    return mix(unpackHalf2x16(w), tiny, equal(h & 0x7c00u, uvec2(0u)));
+}
+
+/* The same for two words. */
+vec4 halves_to_floats(uvec2 w)
+{
+    uvec4 h = uvec4(w.x & 0xffffu, w.x >> 16, w.y & 0xffffu, w.y >> 16);
+    vec4 tiny = vec4(h & 0x3ffu) * 5.9604644775390625e-8;
+    tiny = mix(tiny, -tiny, notEqual(h & 0x8000u, uvec4(0u)));
+    return mix(vec4(unpackHalf2x16(w.x), unpackHalf2x16(w.y)), tiny, equal(h & 0x7c00u, uvec4(0u)));
 }
 
 float half_to_float(uint h)

@@ -7,37 +7,24 @@
 
 #include "lib/dequant.glsl"
 
-float load_x_or_0(uint i, bool inside)
-{
-    float v = 0.0;
-    if (inside)
-        v = LOAD_X(i);
-    return v;
-}
-
-vec4 load_x4(uint i)
-{
-    return vec4(LOAD_X(i), LOAD_X(i + 1u), LOAD_X(i + 2u), LOAD_X(i + 3u));
-}
-
 /* Input elements start + 8 * unit ..; zeros from start + n on, even where weights there would be zero: 0 *
  * NaN. */
 vec8 load_x8(uint start, uint unit, uint n)
 {
     uint i = start + unit * 8u;
+    vec8 v;
     if (n % 8u != 0u && unit == n / 8u) {
-        uint left = n % 8u;
-        return vec8(vec4(LOAD_X(i), load_x_or_0(i + 1u, left > 1u), load_x_or_0(i + 2u, left > 2u),
-                         load_x_or_0(i + 3u, left > 3u)),
-                    vec4(load_x_or_0(i + 4u, left > 4u), load_x_or_0(i + 5u, left > 5u),
-                         load_x_or_0(i + 6u, left > 6u), 0.0));
+        v = vec8(vec4(0.0), vec4(0.0));
+        for (uint j = 0u; j < n % 8u; j++) {
+            vec4 e = vec4(LOAD_X(i + j));
+            v.a = mix(v.a, e, equal(uvec4(j), FOUR));
+            v.b = mix(v.b, e, equal(uvec4(j), FOUR + 4u));
+        }
+    } else {
+        v.a = vec4(LOAD_X(i), LOAD_X(i + 1u), LOAD_X(i + 2u), LOAD_X(i + 3u));
+        v.b = vec4(LOAD_X(i + 4u), LOAD_X(i + 5u), LOAD_X(i + 6u), LOAD_X(i + 7u));
     }
-    return vec8(load_x4(i), load_x4(i + 4u));
-}
-
-float dot8(vec8 w, vec8 x)
-{
-    return dot(w.a, x.a) + dot(w.b, x.b);
+    return v;
 }
 
 /* Adds unit's share of rows row0 .. row0 + ROWS - 1 to lo and hi. `base`: byte of row 0; rows from n_rows
@@ -45,22 +32,13 @@ float dot8(vec8 w, vec8 x)
 void rows_add(uint format, uint base, uint stride, uint row0, uint n_rows, uint unit, uint n, vec8 x,
               inout vec4 lo, inout vec4 hi)
 {
-    uint last = n_rows - 1u;
-    lo.x += dot8(load8(format, base + row0 * stride, unit, n), x);
-    if (ROWS > 1u)
-        lo.y += dot8(load8(format, base + min(row0 + 1u, last) * stride, unit, n), x);
-    if (ROWS > 2u)
-        lo.z += dot8(load8(format, base + min(row0 + 2u, last) * stride, unit, n), x);
-    if (ROWS > 3u)
-        lo.w += dot8(load8(format, base + min(row0 + 3u, last) * stride, unit, n), x);
-    if (ROWS > 4u)
-        hi.x += dot8(load8(format, base + min(row0 + 4u, last) * stride, unit, n), x);
-    if (ROWS > 5u)
-        hi.y += dot8(load8(format, base + min(row0 + 5u, last) * stride, unit, n), x);
-    if (ROWS > 6u)
-        hi.z += dot8(load8(format, base + min(row0 + 6u, last) * stride, unit, n), x);
-    if (ROWS > 7u)
-        hi.w += dot8(load8(format, base + min(row0 + 7u, last) * stride, unit, n), x);
+    for (uint j = 0u; j < ROWS; j++) {
+        vec8 w = load8(format, base + min(row0 + j, n_rows - 1u) * stride, unit, n);
+        float d = dot(w.a, x.a) + dot(w.b, x.b);
+        lo = mix(lo, lo + d, equal(uvec4(j), FOUR));
+        if (ROWS > 4u)
+            hi = mix(hi, hi + d, equal(uvec4(j), FOUR + 4u));
+    }
 }
 
 /* Sum j of the eight, for lane j. */
