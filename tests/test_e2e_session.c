@@ -1,0 +1,333 @@
+/* Sessions: prefill against single tokens, the same bits twice, halts, counts of submits and waits, limits,
+ * two sessions. */
+#include <math.h>
+#include <stdio.h>
+
+#include "support/device.h"
+
+#define N_TEXT 300
+
+static struct device_case shared_case; /* the bundled model, all experts resident */
+static int32_t text[N_TEXT];
+
+/* A token before the first document, then scripture. */
+static void load_text(void)
+{
+    struct vkmoe_err err = {0};
+    struct cor_npy ids;
+
+    test_ok(cor_npy_read(&ids, test_source("tests/golden/data/scripture.validation.ids.npy"), &err), &err);
+    assert_true(ids.type == 'i' && ids.count >= N_TEXT - 1);
+    text[0] = 4094;
+    memcpy(text + 1, ids.data, (N_TEXT - 1) * sizeof(*text));
+    cor_npy_free(&ids);
+}
+
+static int setup(void **state)
+{
+    const char *path = golden_model("emo-nano", MDL_BF16);
+
+    (void)state;
+    assert_non_null(path);
+    load_text();
+    device_open(&shared_case, path, &(struct device_params){0});
+    return 0;
+}
+
+static int teardown(void **state)
+{
+    (void)state;
+    device_close(&shared_case);
+    return 0;
+}
+
+static uint32_t vocab(void)
+{
+    return shared_case.model->mdl->config.vocab_size;
+}
+
+static float max_diff(const float *a, const float *b, size_t n)
+{
+    float worst = 0;
+
+    for (size_t i = 0; i < n; i++)
+        worst = fmaxf(worst, fabsf(a[i] - b[i]));
+    return worst;
+}
+
+/* ---- prefill and single tokens
+ * ------------------------------------------------------------------------------ */
+
+struct pass {
+    float *logits; /* (n, vocab) */
+    struct device_routes routes;
+};
+
+static struct pass run_pass(uint32_t n, uint32_t step, bool f16)
+{
+    struct run_session *s = device_session(
+        &shared_case, &(struct run_session_params){.n_ctx = n, .k_f16 = f16, .v_f16 = f16, .slow = true});
+    struct pass p;
+
+    device_routes_init(&p.routes, &shared_case, n);
+    run_session_on_route(s, device_routes_hook, &p.routes);
+    p.logits = cor_array((size_t)n * vocab(), sizeof(float));
+    assert_non_null(p.logits);
+    for (uint32_t t = 0; t < n; t += step) {
+        float *part = device_feed_all(&shared_case, s, text + t, step);
+
+        memcpy(p.logits + (size_t)t * vocab(), part, (size_t)step * vocab() * sizeof(float));
+        cor_free(part);
+    }
+    run_session_destroy(s);
+    return p;
+}
+
+static void free_pass(struct pass *p)
+{
+    cor_free(p->logits);
+    device_routes_free(&p->routes);
+}
+
+static void compare_passes(const struct pass *a, const struct pass *b, const struct mdl_ref_route *ref,
+                           uint32_t n, bool f16)
+{
+    struct golden_routes flips = {.any_margin = f16};
+    uint32_t layers = a->routes.n_layers, k = a->routes.k;
+    float worst = 0;
+    char what[64];
+
+    snprintf(what, sizeof(what), "prefill of %u, %s cache", n, f16 ? "f16" : "f32");
+    for (uint32_t t = 0; t < n; t++)
+        for (uint32_t l = 0; l < layers; l++) {
+            const struct mdl_ref_route *r = &ref[(size_t)t * layers + l];
+            size_t at = ((size_t)l * n + t) * k;
+
+            golden_routes_compare(&flips, what, l, t, a->routes.ids + at, b->routes.ids + at, k, r->last,
+                                  r->next);
+        }
+    for (uint32_t t = 0; t < n; t++)
+        if (!flips.left_out[t])
+            worst = fmaxf(
+                worst, max_diff(a->logits + (size_t)t * vocab(), b->logits + (size_t)t * vocab(), vocab()));
+    print_message("%s against single tokens: largest difference %g, %u tokens left out\n", what, worst,
+                  flips.flips);
+    golden_routes_check(&flips, what, f16 ? (uint32_t)ceil(0.005 * n) : GOLDEN_MAX_FLIPS);
+    assert_true(worst <= (f16 ? 5e-3f : 1e-4f));
+}
+
+static void check_prefill(bool f16)
+{
+    static const uint32_t lengths[] = {1, 2, 17, 128, N_TEXT};
+    struct mdl_ref_route *ref = device_reference_routes(&shared_case, text, N_TEXT, NULL);
+    struct pass one = run_pass(N_TEXT, 1, f16);
+
+    for (uint32_t i = 0; i < COR_COUNT(lengths); i++) {
+        uint32_t n = lengths[i], layers = one.routes.n_layers, k = one.routes.k;
+        struct pass many = run_pass(n, n, f16), cut = {.logits = one.logits};
+
+        device_routes_init(&cut.routes, &shared_case, n); /* the first n tokens of the single-token pass */
+        for (uint32_t l = 0; l < layers; l++)
+            memcpy(cut.routes.ids + (size_t)l * n * k, one.routes.ids + (size_t)l * N_TEXT * k,
+                   n * k * sizeof(uint32_t));
+        compare_passes(&many, &cut, ref, n, f16);
+        device_routes_free(&cut.routes);
+        free_pass(&many);
+    }
+    free_pass(&one);
+    cor_free(ref);
+}
+
+static void test_prefill_f32(void **state)
+{
+    (void)state;
+    check_prefill(false);
+}
+
+static void test_prefill_f16(void **state)
+{
+    (void)state;
+    check_prefill(true);
+}
+
+/* ---- the same bits
+ * ------------------------------------------------------------------------------------------ */
+
+struct bits_case {
+    struct device_case *c;
+    bool slow;
+    uint32_t chunk;
+};
+
+/* Hash over the logits of a prompt and of 24 forced tokens. */
+static uint64_t bits(const struct bits_case *k, struct run_stats *stats)
+{
+    struct run_session *s =
+        device_session(k->c, &(struct run_session_params){.n_ctx = 256, .slow = k->slow, .chunk = k->chunk});
+    uint64_t h = 0;
+    float *all = device_feed_all(k->c, s, text, 100);
+
+    h = device_hash(all, (size_t)100 * vocab());
+    cor_free(all);
+    for (uint32_t t = 100; t < 124; t++) {
+        device_feed(s, text + t, 1);
+        h = h * 31 + device_hash(run_session_logits(s), vocab());
+    }
+    if (stats)
+        *stats = *run_session_stats(s);
+    run_session_destroy(s);
+    return h;
+}
+
+static void test_same_bits(void **state)
+{
+    const struct bits_case usual = {.c = &shared_case}, slow = {.c = &shared_case, .slow = true};
+    uint64_t h = bits(&usual, NULL);
+
+    (void)state;
+    assert_true(h == bits(&usual, NULL));
+    assert_true(h == bits(&slow, NULL)); /* a wait after every part changes nothing */
+}
+
+/* Experts that are loaded when first asked for: halts, the same bits, and no halt once all are there. */
+static void check_lazy(const char *caps)
+{
+    struct device_case lazy, eager;
+    struct run_stats first, second;
+    uint64_t h, want;
+
+    device_open(&lazy, golden_model("emo-nano", MDL_BF16),
+                &(struct device_params){.caps = caps, .lazy = true});
+    device_open(&eager, golden_model("emo-nano", MDL_BF16), &(struct device_params){.caps = caps});
+    want = bits(&(struct bits_case){.c = &eager}, NULL);
+    assert_int_equal(lazy.model->pool.uploads, 0);
+    h = bits(&(struct bits_case){.c = &lazy}, &first);
+    assert_true(first.halts > 0 && lazy.model->pool.uploads > 0);
+    assert_true(lazy.model->pool.uploads <= lazy.model->pool.n_slots);
+    assert_true(h == want);
+    h = bits(&(struct bits_case){.c = &lazy}, &second);
+    assert_int_equal(second.halts, 0);
+    assert_int_equal(second.submits, first.submits - first.halts);
+    assert_true(h == want);
+    device_close(&eager);
+    device_close(&lazy);
+}
+
+static void test_lazy_experts(void **state)
+{
+    (void)state;
+    check_lazy(NULL);
+}
+
+static void test_lazy_experts_segments(void **state)
+{
+    (void)state;
+    check_lazy("range=1M,buffers=8");
+}
+
+static void test_one_submit_per_token(void **state)
+{
+    struct run_session *s = device_session(&shared_case, &(struct run_session_params){.n_ctx = 64});
+
+    (void)state;
+    for (uint32_t t = 0; t < 40; t++) {
+        device_feed(s, text + t, 1);
+        assert_int_equal(run_session_stats(s)->submits, t + 1);
+        assert_int_equal(run_session_stats(s)->waits, t + 1);
+    }
+    assert_int_equal(run_session_stats(s)->halts, 0);
+    run_session_destroy(s);
+}
+
+static void test_two_sessions(void **state)
+{
+    const struct run_session_params p = {.n_ctx = 64};
+    struct run_session *a = device_session(&shared_case, &p), *b = device_session(&shared_case, &p);
+    struct run_session *alone = device_session(&shared_case, &p);
+
+    (void)state;
+    for (uint32_t t = 0; t < 8; t++) { /* b reads another part of the text in between */
+        device_feed(a, text + t, 1);
+        device_feed(b, text + 50 + 3 * t, 3);
+    }
+    device_feed(alone, text, 1);
+    for (uint32_t t = 1; t < 8; t++)
+        device_feed(alone, text + t, 1);
+    assert_true(device_hash(run_session_logits(a), vocab()) ==
+                device_hash(run_session_logits(alone), vocab()));
+    run_session_reset(alone);
+    assert_null(run_session_logits(alone));
+    for (uint32_t t = 0; t < 8; t++)
+        device_feed(alone, text + 50 + 3 * t, 3);
+    assert_true(device_hash(run_session_logits(b), vocab()) ==
+                device_hash(run_session_logits(alone), vocab()));
+    run_session_destroy(a);
+    run_session_destroy(b);
+    run_session_destroy(alone);
+}
+
+/* ---- limits
+ * ------------------------------------------------------------------------------------------------- */
+
+static void test_limits(void **state)
+{
+    struct run_session *s = device_session(&shared_case, &(struct run_session_params){.n_ctx = 16});
+    const int32_t wrong[] = {1, 4096}, negative[] = {-1};
+    struct vkmoe_err err = {0};
+
+    (void)state;
+    assert_int_equal(run_session_feed(s, text, 0, NULL, NULL, &err), VKMOE_ERR_ARGUMENT);
+    assert_int_equal(run_session_feed(s, wrong, 2, NULL, NULL, &err), VKMOE_ERR_ARGUMENT);
+    assert_non_null(strstr(err.message, "4096"));
+    assert_int_equal(run_session_feed(s, negative, 1, NULL, NULL, &err), VKMOE_ERR_ARGUMENT);
+    assert_int_equal(run_session_feed(s, text, 17, NULL, NULL, &err), VKMOE_ERR_CONTEXT_FULL);
+    assert_int_equal(run_session_position(s), 0);
+    device_feed(s, text, 15);
+    device_feed(s, text + 15, 1); /* the last position is usable */
+    assert_int_equal(run_session_feed(s, text, 1, NULL, NULL, &err), VKMOE_ERR_CONTEXT_FULL);
+    assert_int_equal(run_session_position(s), 16);
+    run_session_destroy(s);
+    assert_int_equal(
+        run_session_create(&s, shared_case.model, &(struct run_session_params){.n_ctx = 1u << 30}, &err),
+        VKMOE_ERR_LIMIT);
+    assert_null(s);
+}
+
+/* A prompt longer than a chunk, with a last chunk of one token and of several. */
+static void test_chunks(void **state)
+{
+    static const uint32_t chunks[] = {1, 33, 96, 100};
+    struct run_session *whole = device_session(&shared_case, &(struct run_session_params){.n_ctx = 256});
+
+    (void)state;
+    device_feed(whole, text, 193);
+    for (uint32_t i = 0; i < COR_COUNT(chunks); i++) {
+        struct run_session *s =
+            device_session(&shared_case, &(struct run_session_params){.n_ctx = 256, .chunk = chunks[i]});
+        float diff;
+
+        device_feed(s, text, 193);
+        diff = max_diff(run_session_logits(s), run_session_logits(whole), vocab());
+        print_message("chunks of %u: largest difference %g\n", chunks[i], diff);
+        assert_true(diff <= 1e-4f);
+        run_session_destroy(s);
+    }
+    run_session_destroy(whole);
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_prefill_f32),
+        cmocka_unit_test(test_prefill_f16),
+        cmocka_unit_test(test_same_bits),
+        cmocka_unit_test(test_lazy_experts),
+        cmocka_unit_test(test_lazy_experts_segments),
+        cmocka_unit_test(test_one_submit_per_token),
+        cmocka_unit_test(test_two_sessions),
+        cmocka_unit_test(test_limits),
+        cmocka_unit_test(test_chunks),
+    };
+
+    return cmocka_run_group_tests(tests, setup, teardown);
+}
