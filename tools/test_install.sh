@@ -35,8 +35,8 @@ done
 
 echo "--- exported names against the header"
 nm -D --defined-only "$libdir/libvkmoe.so" | awk '{print $3}' | sort -u >"$place/exported"
-tr '\n' ' ' <include/vkmoe.h | sed 's@/\*[^*]*\*\+\([^/*][^*]*\*\+\)*/@@g' |
-    grep -o 'VKMOE_API [^;]*;' | sed 's/.*[ *]\(vkmoe_[a-z0-9_]*\)(.*/\1/' | sort -u >"$place/declared"
+gcc -E -P -DVKMOE_BUILD_SHARED include/vkmoe.h | tr '\n' ' ' | grep -o 'visibility("default"))) [^;(]*(' |
+    sed 's/.*[ *]\(vkmoe_[a-z0-9_]*\)($/\1/' | sort -u >"$place/declared"
 [ -s "$place/declared" ]
 diff "$place/declared" "$place/exported"
 wc -l <"$place/exported"
