@@ -5,7 +5,7 @@ BUILD_PACKAGES=(gcc libc6-dev cmake ninja-build pkgconf glslang-tools spirv-tool
                 libvulkan-volk-dev libcjson-dev libpcre2-dev)
 RUN_PACKAGES=(libvulkan1 mesa-vulkan-drivers)
 # chromium-common brings SwiftShader, the second software driver.
-TEST_PACKAGES=(clang g++ python3 binutils libcmocka-dev vulkan-validationlayers chromium-common)
+TEST_PACKAGES=(git clang g++ python3 binutils libcmocka-dev vulkan-validationlayers chromium-common)
 
 say() { printf '%s\n' "$*" >&2; }
 

@@ -155,7 +155,7 @@ def main():
     p.add_argument("--wrapper", default="", help="put before each command, as qemu-aarch64")
     p.add_argument("--foreign", help="machine whose drivers are meant, as aarch64")
     p.add_argument("--jobs", type=int, default=2)
-    p.add_argument("--timeout", type=int, default=300, help="seconds for each program")
+    p.add_argument("--timeout", type=int, default=900, help="seconds for each program")
     p.add_argument("--counts", help="file to which a line 'passed failed skipped' is appended")
     args = p.parse_args()
     args.logs = ROOT / args.build / "tests" / "logs"
