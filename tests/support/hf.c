@@ -183,10 +183,12 @@ static void put_tensor(struct writer *w, const char *name, uint64_t rows, uint64
     for (uint64_t i = 0; i < n; i++) {
         float v = hf_value(name, i);
         uint8_t raw[4];
+        uint16_t half;
 
         if (h->infinite && !strcmp(h->infinite, name) && i + 1 == n)
             v = HUGE_VALF;
-        mdl_quant_row(h->type, &v, raw, 1);
+        half = h->type == MDL_F16 ? mdl_float_to_half(v) : mdl_float_to_bf16(v);
+        memcpy(raw, h->type == MDL_F32 ? (const void *)&v : &half, bytes / n);
         assert_int_equal(fwrite(raw, bytes / n, 1, s->data), 1);
     }
     s->header_n += (size_t)snprintf(s->header + s->header_n, TEXT_BYTES - s->header_n,
