@@ -476,7 +476,8 @@ static void damaged_model(void **state)
     mdl_close(m);
     test_ok(cor_file_slurp(out, 1 << 20, &good, &n, &err), &err);
     for (int i = 0; i < 2000; i++) {
-        FILE *f = fopen(out, "wb");
+        FILE *f =
+            remove(out) ? NULL : fopen(out, "wb"); /* truncating in place makes ext4 wait for the disk */
         uint64_t at = test_rand(&rng) % header;
         char bit = (char)(1u << (test_rand(&rng) % 8));
 

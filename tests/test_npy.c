@@ -10,8 +10,10 @@ static char path[4096];
 
 static void put_bytes(const void *p, size_t n)
 {
-    FILE *f = fopen(path, "wb");
+    FILE *f;
 
+    remove(path); /* truncating in place makes ext4 wait for the disk */
+    f = fopen(path, "wb");
     assert_non_null(f);
     assert_int_equal(fwrite(p, 1, n, f), n);
     fclose(f);
