@@ -1,4 +1,4 @@
-# One module: compiles SHADER with MACROS (comma list) to OUT.spv, validates it, and writes its words to OUT.inc.
+# One module: compiles SHADER with MACROS (comma list) to OUT.spv, validates it, writes its words to OUT.inc.
 # Run as a script with GLSLANG, SPIRV_VAL, SHADER, MACROS, INCLUDE and OUT set.
 string(REPLACE "," ";" macros "${MACROS}")
 list(TRANSFORM macros PREPEND "-D")

@@ -7,7 +7,8 @@ set(VKMOE_SHADER_SOURCE ${VKMOE_SHADER_OUT}/spirv.c)
 file(MAKE_DIRECTORY ${VKMOE_SHADER_OUT})
 
 file(GLOB VKMOE_SHADERS CONFIGURE_DEPENDS ${VKMOE_SHADER_DIR}/*.comp)
-file(GLOB VKMOE_SHADER_HEADERS CONFIGURE_DEPENDS ${VKMOE_SHADER_DIR}/lib/*.glsl ${VKMOE_SHADER_DIR}/shared/*.h)
+file(GLOB VKMOE_SHADER_HEADERS CONFIGURE_DEPENDS
+  ${VKMOE_SHADER_DIR}/lib/*.glsl ${VKMOE_SHADER_DIR}/shared/*.h)
 set(VKMOE_SHADER_WORDS)
 set(VKMOE_SHADER_ARRAYS)
 set(VKMOE_SHADER_TABLE)
@@ -30,7 +31,8 @@ foreach(shader ${VKMOE_SHADERS})
     set(words ${VKMOE_SHADER_OUT}/${module_name}.inc)
     add_custom_command(
       OUTPUT ${words}
-      COMMAND ${CMAKE_COMMAND} -DGLSLANG=${GLSLANG} -DSPIRV_VAL=${SPIRV_VAL} -DSHADER=${shader} -DMACROS=${macros}
+      COMMAND ${CMAKE_COMMAND} -DGLSLANG=${GLSLANG} -DSPIRV_VAL=${SPIRV_VAL}
+              -DSHADER=${shader} -DMACROS=${macros}
               -DINCLUDE=${VKMOE_SHADER_DIR} -DOUT=${VKMOE_SHADER_OUT}/${module_name}
               -P ${CMAKE_CURRENT_LIST_DIR}/shader.cmake
       DEPENDS ${shader} ${VKMOE_SHADER_HEADERS} ${CMAKE_CURRENT_LIST_DIR}/shader.cmake
@@ -54,7 +56,8 @@ const struct gpu_spirv gpu_spirv_modules[] = {
 @VKMOE_SHADER_TABLE@};
 const uint32_t gpu_spirv_count = @VKMOE_SHADER_COUNT@;
 " @ONLY)
-set_source_files_properties(${VKMOE_SHADER_SOURCE} PROPERTIES GENERATED TRUE OBJECT_DEPENDS "${VKMOE_SHADER_WORDS}"
+set_source_files_properties(${VKMOE_SHADER_SOURCE} PROPERTIES GENERATED TRUE
+                            OBJECT_DEPENDS "${VKMOE_SHADER_WORDS}"
                             INCLUDE_DIRECTORIES ${CMAKE_BINARY_DIR})
 add_custom_target(vkmoe_shaders DEPENDS ${VKMOE_SHADER_WORDS})
 message(STATUS "shader modules: ${VKMOE_SHADER_COUNT}")

@@ -9,8 +9,8 @@
  *   vkmoe_session_feed(ses, ids, n, &err);
  *   vkmoe_sample(sampler, vkmoe_session_logits(ses), n_vocab, n_vocab, &token, &err);
  *   ...
- * Ownership: a context outlives its devices, a device its models, a model its sessions. Close in reverse order.
- * Closing NULL is fine.
+ * Ownership: a context outlives its devices, a device its models, a model its sessions. Close in reverse
+ * order. Closing NULL is fine.
  * Errors: every function that can fail returns a status and fills *err (may be NULL) with one line that says
  * what failed, where and with which value. Output pointers are set to NULL first and written only on success.
  * Threads: objects of one context may be used from one thread at a time. The library never exits, prints or
@@ -36,22 +36,22 @@ extern "C" {
 #define VKMOE_VERSION_MINOR 1
 #define VKMOE_VERSION_PATCH 0
 
-/* ---- status ------------------------------------------------------------------------------------------------ */
+/* ---- status -------------------------------------------------------------------------------------------- */
 
 /* X(enumerator, value, text) */
-#define VKMOE_STATUS_LIST(X)                                                                                         \
-    X(VKMOE_OK, 0, "success")                                                                                        \
-    X(VKMOE_ERR_ARGUMENT, 1, "invalid argument")                                                                     \
-    X(VKMOE_ERR_MEMORY, 2, "out of memory")                                                                          \
-    X(VKMOE_ERR_IO, 3, "input or output error")                                                                      \
-    X(VKMOE_ERR_FORMAT, 4, "malformed file")                                                                         \
-    X(VKMOE_ERR_UNSUPPORTED, 5, "not supported")                                                                     \
-    X(VKMOE_ERR_NO_DEVICE, 6, "no usable Vulkan device")                                                             \
-    X(VKMOE_ERR_DEVICE, 7, "Vulkan device error")                                                                    \
-    X(VKMOE_ERR_DEVICE_LOST, 8, "Vulkan device lost")                                                                \
-    X(VKMOE_ERR_TIMEOUT, 9, "Vulkan device timed out")                                                               \
-    X(VKMOE_ERR_CONTEXT_FULL, 10, "context full")                                                                    \
-    X(VKMOE_ERR_NUMERIC, 11, "non-finite result")                                                                    \
+#define VKMOE_STATUS_LIST(X)                                                                                 \
+    X(VKMOE_OK, 0, "success")                                                                                \
+    X(VKMOE_ERR_ARGUMENT, 1, "invalid argument")                                                             \
+    X(VKMOE_ERR_MEMORY, 2, "out of memory")                                                                  \
+    X(VKMOE_ERR_IO, 3, "input or output error")                                                              \
+    X(VKMOE_ERR_FORMAT, 4, "malformed file")                                                                 \
+    X(VKMOE_ERR_UNSUPPORTED, 5, "not supported")                                                             \
+    X(VKMOE_ERR_NO_DEVICE, 6, "no usable Vulkan device")                                                     \
+    X(VKMOE_ERR_DEVICE, 7, "Vulkan device error")                                                            \
+    X(VKMOE_ERR_DEVICE_LOST, 8, "Vulkan device lost")                                                        \
+    X(VKMOE_ERR_TIMEOUT, 9, "Vulkan device timed out")                                                       \
+    X(VKMOE_ERR_CONTEXT_FULL, 10, "context full")                                                            \
+    X(VKMOE_ERR_NUMERIC, 11, "non-finite result")                                                            \
     X(VKMOE_ERR_LIMIT, 12, "resource limit exceeded")
 
 enum vkmoe_status {
@@ -71,7 +71,7 @@ VKMOE_API const char *vkmoe_status_text(enum vkmoe_status status);
 /* Library version as "major.minor.patch". */
 VKMOE_API const char *vkmoe_version(void);
 
-/* ---- context and log ---------------------------------------------------------------------------------------- */
+/* ---- context and log ----------------------------------------------------------------------------------- */
 
 enum vkmoe_log_level { VKMOE_LOG_DEBUG, VKMOE_LOG_INFO, VKMOE_LOG_WARN, VKMOE_LOG_ERROR };
 
@@ -85,16 +85,18 @@ struct vkmoe_params {
     vkmoe_log_fn log;      /* NULL: silent */
     void *log_user;
     const char *cache_dir; /* pipeline caches; NULL: none are read or written */
-    bool validation;       /* core, synchronisation and queue-submit validation, where the layer is installed */
+    /* core, synchronisation and queue-submit validation, where the layer is installed */
+    bool validation;
 };
 
 /* Loads Vulkan and lists its devices.
  *
  * params: NULL for defaults. Errors: VKMOE_ERR_NO_DEVICE when no Vulkan loader or driver is installed. */
-VKMOE_API enum vkmoe_status vkmoe_open(vkmoe_context **out, const struct vkmoe_params *params, struct vkmoe_err *err);
+VKMOE_API enum vkmoe_status vkmoe_open(vkmoe_context **out, const struct vkmoe_params *params,
+                                       struct vkmoe_err *err);
 VKMOE_API void vkmoe_close(vkmoe_context *ctx);
 
-/* ---- devices ------------------------------------------------------------------------------------------------ */
+/* ---- devices ------------------------------------------------------------------------------------------- */
 
 struct vkmoe_device_info {
     uint32_t index;
@@ -130,11 +132,12 @@ struct vkmoe_device_params {
 };
 
 VKMOE_API enum vkmoe_status vkmoe_device_open(vkmoe_device **out, vkmoe_context *ctx,
-                                              const struct vkmoe_device_params *params, struct vkmoe_err *err);
+                                              const struct vkmoe_device_params *params,
+                                              struct vkmoe_err *err);
 VKMOE_API void vkmoe_device_close(vkmoe_device *dev);
 VKMOE_API const struct vkmoe_device_info *vkmoe_device_facts(const vkmoe_device *dev);
 
-/* ---- model -------------------------------------------------------------------------------------------------- */
+/* ---- model --------------------------------------------------------------------------------------------- */
 
 struct vkmoe_model;
 typedef struct vkmoe_model vkmoe_model;
@@ -181,7 +184,8 @@ VKMOE_API bool vkmoe_token_is_end(const vkmoe_model *model, int32_t token);
  * text: n_bytes bytes, any bytes. parse_special: names of special tokens in the text become those tokens.
  * *ids belongs to the caller: vkmoe_free. */
 VKMOE_API enum vkmoe_status vkmoe_tokenize(const vkmoe_model *model, const char *text, size_t n_bytes,
-                                           bool parse_special, int32_t **ids, size_t *n_ids, struct vkmoe_err *err);
+                                           bool parse_special, int32_t **ids, size_t *n_ids,
+                                           struct vkmoe_err *err);
 
 /* Bytes of one token (not NUL-terminated; may be part of a UTF-8 character). Ids without a string: 0 bytes.
  * The pointer belongs to the model. */
@@ -189,7 +193,7 @@ VKMOE_API size_t vkmoe_token_bytes(const vkmoe_model *model, int32_t token, cons
 
 VKMOE_API void vkmoe_free(void *p);
 
-/* ---- session ------------------------------------------------------------------------------------------------ */
+/* ---- session ------------------------------------------------------------------------------------------- */
 
 struct vkmoe_session;
 typedef struct vkmoe_session vkmoe_session;
@@ -203,7 +207,8 @@ struct vkmoe_session_params {
 };
 
 VKMOE_API enum vkmoe_status vkmoe_session_create(vkmoe_session **out, vkmoe_model *model,
-                                                 const struct vkmoe_session_params *params, struct vkmoe_err *err);
+                                                 const struct vkmoe_session_params *params,
+                                                 struct vkmoe_err *err);
 VKMOE_API void vkmoe_session_destroy(vkmoe_session *ses);
 
 /* Appends n tokens to the context. Afterwards vkmoe_session_logits holds those after the last of them.
@@ -222,8 +227,8 @@ typedef bool (*vkmoe_logits_fn)(void *user, size_t index, const float *logits);
 VKMOE_API enum vkmoe_status vkmoe_session_feed_all(vkmoe_session *ses, const int32_t *tokens, size_t n,
                                                    vkmoe_logits_fn fn, void *user, struct vkmoe_err *err);
 
-/* vocab_size floats after the last token fed; NULL before the first. Owned by the session, valid until the next
- * call on it. */
+/* vocab_size floats after the last token fed; NULL before the first. Owned by the session, valid until the
+ * next call on it. */
 VKMOE_API const float *vkmoe_session_logits(const vkmoe_session *ses);
 
 VKMOE_API uint32_t vkmoe_session_position(const vkmoe_session *ses);
@@ -233,13 +238,14 @@ VKMOE_API uint32_t vkmoe_session_n_ctx(const vkmoe_session *ses);
 VKMOE_API void vkmoe_session_reset(vkmoe_session *ses);
 
 struct vkmoe_session_stats {
-    uint64_t submits, waits, halts; /* queue submits, host waits, and submits that stopped at an absent expert */
+    /* queue submits, host waits, and submits that stopped at an absent expert */
+    uint64_t submits, waits, halts;
     uint64_t kv_bytes, state_bytes; /* on the device */
 };
 
 VKMOE_API void vkmoe_session_get_stats(const vkmoe_session *ses, struct vkmoe_session_stats *stats);
 
-/* ---- sampling ----------------------------------------------------------------------------------------------- */
+/* ---- sampling ------------------------------------------------------------------------------------------ */
 
 struct vkmoe_sampler;
 typedef struct vkmoe_sampler vkmoe_sampler;
@@ -255,14 +261,16 @@ struct vkmoe_sampler_params {
 
 /* llama.cpp's defaults: temp 0.8, top_k 40, top_p 0.95, min_p 0.05, repeat_penalty 1. */
 VKMOE_API void vkmoe_sampler_defaults(struct vkmoe_sampler_params *params);
-VKMOE_API enum vkmoe_status vkmoe_sampler_create(vkmoe_sampler **out, const struct vkmoe_sampler_params *params,
+VKMOE_API enum vkmoe_status vkmoe_sampler_create(vkmoe_sampler **out,
+                                                 const struct vkmoe_sampler_params *params,
                                                  struct vkmoe_err *err);
 VKMOE_API void vkmoe_sampler_destroy(vkmoe_sampler *s);
 
 /* Next token for n logits, and remembers it for the repeat penalty. The same seed and logits give the same
  * token on every machine. n_allowed: ids from n_allowed on are never drawn (rows without a string).
  * Errors: VKMOE_ERR_NUMERIC when no allowed logit is finite; VKMOE_ERR_MEMORY. */
-VKMOE_API enum vkmoe_status vkmoe_sample(vkmoe_sampler *s, const float *logits, uint32_t n, uint32_t n_allowed,
+VKMOE_API enum vkmoe_status vkmoe_sample(vkmoe_sampler *s, const float *logits, uint32_t n,
+                                         uint32_t n_allowed,
                                          int32_t *token, struct vkmoe_err *err);
 
 /* Tells the sampler of a token it did not draw (prompt, forced text). */

@@ -166,7 +166,7 @@ def main():
         for number, line in enumerate(lines, 1):
             if MACHINE_PATH.search(line) and not path.startswith("tests/"):
                 error(path, number, "a path of some machine")
-        if suffix in (".c", ".cpp", ".comp", ".glsl", ".py", ".sh", ".cmake"):
+        if suffix in CODE + (".py", ".sh", ".cmake"):
             for number, line in enumerate(lines, 1):
                 if len(re.sub(r"\s*\\$", "", line)) > COLUMNS:
                     error(path, number, "%d columns" % len(line))

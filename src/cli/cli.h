@@ -11,12 +11,15 @@ struct cli_cmd {
     const char *summary;  /* one line for `vkmoe --help` */
     const char *synopsis; /* behind "vkmoe NAME " */
     const char *example;  /* whole lines */
-    int (*run)(const struct cli_cmd *cmd, int argc, char **argv); /* argv[0] is the command's name; returns the exit status */
+    /* argv[0] is the command's name; returns the exit status */
+    int (*run)(const struct cli_cmd *cmd, int argc, char **argv);
 };
 
-extern const struct cli_cmd cli_devices, cli_convert, cli_inspect, cli_tokenize, cli_run, cli_logits, cli_eval;
+extern const struct cli_cmd cli_devices, cli_convert, cli_inspect, cli_tokenize, cli_run, cli_logits,
+    cli_eval;
 
-enum cli_kind { CLI_FLAG /* bool */, CLI_STR /* const char * */, CLI_INT /* int64_t */, CLI_FLOAT /* double */ };
+/* dst points to bool, const char *, int64_t or double. */
+enum cli_kind { CLI_FLAG, CLI_STR, CLI_INT, CLI_FLOAT };
 
 struct cli_opt {
     const char *names; /* "-n|--n-predict": every spelling, shown in --help as is */
@@ -27,9 +30,9 @@ struct cli_opt {
     double min, max;   /* of CLI_INT and CLI_FLOAT; both 0: any */
 };
 
-/* Parses argv[1..]. Ends with an entry whose names is NULL. Positional arguments are moved to argv[0..*n_pos-1] (n_pos
- * NULL: none allowed; "-" alone is positional, "--" ends options). --help prints synopsis, options and example.
- * Returns -1 to go on, else the exit status to return at once. */
+/* Parses argv[1..]. Ends with an entry whose names is NULL. Positional arguments are moved to
+ * argv[0..*n_pos-1] (n_pos NULL: none allowed; "-" alone is positional, "--" ends options). --help prints
+ * synopsis, options and example. Returns -1 to go on, else the exit status to return at once. */
 int cli_parse(const struct cli_cmd *cmd, const struct cli_opt *opts, int argc, char **argv, int *n_pos);
 
 /* "vkmoe: message" on stderr; returns CLI_USAGE for VKMOE_ERR_ARGUMENT, else CLI_FAILED. */
@@ -39,11 +42,12 @@ int cli_usage(const struct cli_cmd *cmd, const char *fmt, ...) COR_PRINTF(2, 3);
 
 /* Warnings and errors of the library to stderr. main installs it; pass it as vkmoe_params.log too. */
 void cli_log(void *user, enum vkmoe_log_level level, const char *line);
-/* Flushes stdout; false when it could not be written (disk full, reader gone), with a line on stderr the first time.
- * main asks at the end; commands that stream ask after each token and stop. */
+/* Flushes stdout; false when it could not be written (disk full, reader gone), with a line on stderr the
+ * first time. main asks at the end; commands that stream ask after each token and stop. */
 bool cli_stdout_good(void);
 
-/* The file of -m, or the bundled model: beside the program, in the build or source tree, or installed. path: 4096 bytes. */
+/* The file of -m, or the bundled model: beside the program, in the build or source tree, or installed. path:
+ * 4096 bytes. */
 enum vkmoe_status cli_model_path(const char *m, char *path, struct vkmoe_err *err);
 
 /* Text of -p, -f FILE or "-" (stdin); *text is cor_free'd by the caller. Exactly one source must be given. */
@@ -51,7 +55,8 @@ enum vkmoe_status cli_read_text(const char *p, const char *f, char **text, size_
 /* "1,2,3" to ids; *ids is cor_free'd by the caller. */
 enum vkmoe_status cli_parse_ids(const char *list, int32_t **ids, size_t *n, struct vkmoe_err *err);
 
-/* Progress bar with an estimate on a terminal, nothing elsewhere. Fits the progress callbacks; user: struct cli_progress. */
+/* Progress bar with an estimate on a terminal, nothing elsewhere. Fits the progress callbacks; user: struct
+ * cli_progress. */
 struct cli_progress {
     const char *what;
     uint64_t start_ns, last_ns;

@@ -4,7 +4,8 @@
 
 #include <stddef.h>
 
-void *cor_alloc(size_t bytes);                        /* NULL when out of memory; 0 bytes give a valid pointer */
+/* NULL when out of memory; 0 bytes give a valid pointer */
+void *cor_alloc(size_t bytes);
 void *cor_zalloc(size_t bytes);                       /* zeroed */
 void *cor_array(size_t count, size_t size);           /* zeroed; NULL when count * size overflows */
 void *cor_resize(void *p, size_t count, size_t size); /* new part not zeroed; p stays valid on NULL */

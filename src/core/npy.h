@@ -19,9 +19,11 @@ void cor_npy_free(struct cor_npy *a);
 
 /* A (rows, cols) float32 array written row by row; the number of rows need not be known at the start. */
 struct cor_npy_writer;
-enum vkmoe_status cor_npy_create(struct cor_npy_writer **out, const char *path, uint64_t cols, struct vkmoe_err *err);
+enum vkmoe_status cor_npy_create(struct cor_npy_writer **out, const char *path, uint64_t cols,
+                                 struct vkmoe_err *err);
 enum vkmoe_status cor_npy_append(struct cor_npy_writer *w, const float *row, struct vkmoe_err *err);
-enum vkmoe_status cor_npy_commit(struct cor_npy_writer *w, struct vkmoe_err *err); /* frees w in either case */
+/* frees w in either case */
+enum vkmoe_status cor_npy_commit(struct cor_npy_writer *w, struct vkmoe_err *err);
 void cor_npy_discard(struct cor_npy_writer *w);
 
 #endif

@@ -13,20 +13,21 @@
 #endif
 
 /* Writes the line into err (may be NULL) and returns st. */
-enum vkmoe_status cor_fail(struct vkmoe_err *err, enum vkmoe_status st, const char *fmt, ...) COR_PRINTF(3, 4);
+enum vkmoe_status cor_fail(struct vkmoe_err *err, enum vkmoe_status st, const char *fmt, ...)
+    COR_PRINTF(3, 4);
 
 /* Needs `enum vkmoe_status st` and a label `done`. */
-#define TRY(call)                                                                                                    \
-    do {                                                                                                             \
-        if ((st = (call)) != VKMOE_OK)                                                                               \
-            goto done;                                                                                               \
+#define TRY(call)                                                                                            \
+    do {                                                                                                     \
+        if ((st = (call)) != VKMOE_OK)                                                                       \
+            goto done;                                                                                       \
     } while (0)
 
 /* As TRY, for a failure found here: FAIL(VKMOE_ERR_FORMAT, "%s: ...", path). Needs `err` too. */
-#define FAIL(status, ...)                                                                                            \
-    do {                                                                                                             \
-        st = cor_fail(err, status, __VA_ARGS__);                                                                     \
-        goto done;                                                                                                   \
+#define FAIL(status, ...)                                                                                    \
+    do {                                                                                                     \
+        st = cor_fail(err, status, __VA_ARGS__);                                                             \
+        goto done;                                                                                           \
     } while (0)
 
 #define COR_COUNT(a) (sizeof(a) / sizeof((a)[0]))

@@ -8,7 +8,8 @@ struct gpu_instance;
 struct gpu_device;
 
 struct gpu_instance_params {
-    bool validation;       /* core + synchronisation + queue-submit validation; messages go to the log as errors */
+    /* core + synchronisation + queue-submit validation; messages go to the log as errors */
+    bool validation;
     const char *cache_dir; /* pipeline caches (mode 0700, checksummed, driver UUID checked); NULL: none */
 };
 
@@ -22,7 +23,8 @@ struct gpu_caps {
     uint32_t max_wg;           /* invocations per workgroup */
     uint32_t max_groups;       /* per grid dimension, at least 65535 */
     uint32_t offset_align;     /* minStorageBufferOffsetAlignment, bytes */
-    uint32_t copy_align;       /* optimalBufferCopyOffsetAlignment, nonCoherentAtomSize: what bulk copies should respect */
+    /* optimalBufferCopyOffsetAlignment, nonCoherentAtomSize: what bulk copies should respect */
+    uint32_t copy_align;
     uint32_t subgroup_size;
     bool subgroup;             /* basic + arithmetic subgroup operations in compute */
     bool f16, dot8, bda, budget, host_import, transfer_queue;
@@ -32,17 +34,22 @@ struct gpu_caps {
     bool exec_props;           /* VK_KHR_pipeline_executable_properties, enabled when asked for */
 };
 
-enum vkmoe_status gpu_instance_open(struct gpu_instance **out, const struct gpu_instance_params *p, struct vkmoe_err *err);
+enum vkmoe_status gpu_instance_open(struct gpu_instance **out, const struct gpu_instance_params *p,
+                                    struct vkmoe_err *err);
 void gpu_instance_close(struct gpu_instance *inst);
 uint32_t gpu_instance_device_count(const struct gpu_instance *inst);
-const struct vkmoe_device_info *gpu_instance_device_info(const struct gpu_instance *inst, uint32_t index); /* NULL: out of range */
+/* NULL: out of range */
+const struct vkmoe_device_info *gpu_instance_device_info(const struct gpu_instance *inst, uint32_t index);
 /* Real caps, before clamping. */
 const struct gpu_caps *gpu_instance_device_caps(const struct gpu_instance *inst, uint32_t index);
-/* One JSON object: heaps, limits, base and fast-path features, kernels that will be used. cor_free by the caller. */
-enum vkmoe_status gpu_instance_device_json(const struct gpu_instance *inst, uint32_t index, char **json, struct vkmoe_err *err);
+/* One JSON object: heaps, limits, base and fast-path features, kernels that will be used. cor_free by the
+ * caller. */
+enum vkmoe_status gpu_instance_device_json(const struct gpu_instance *inst, uint32_t index, char **json,
+                                           struct vkmoe_err *err);
 /* Index of the device named by digits or part of its name, any case; name NULL: the best usable one
  * (discrete, integrated, virtual, cpu, other; then the largest heap; then the lower index). */
-enum vkmoe_status gpu_instance_choose(const struct gpu_instance *inst, const char *name, uint32_t *index, struct vkmoe_err *err);
+enum vkmoe_status gpu_instance_choose(const struct gpu_instance *inst, const char *name, uint32_t *index,
+                                      struct vkmoe_err *err);
 /* Validation messages since opening (errors and warnings that are not on the suppression list). */
 uint64_t gpu_instance_validation_count(const struct gpu_instance *inst);
 /* True when the validation layer was asked for and is active. */
@@ -61,12 +68,14 @@ enum vkmoe_status gpu_device_open(struct gpu_device **out, struct gpu_instance *
 void gpu_device_close(struct gpu_device *dev); /* saves the pipeline cache */
 const struct gpu_caps *gpu_device_caps(const struct gpu_device *dev);
 const struct vkmoe_device_info *gpu_device_info(const struct gpu_device *dev);
-/* Sets the switch and clears the count of barriers recorded. Barriers between device commands count, GPU_BARRIER_HOST does
+/* Sets the switch and clears the count of barriers recorded. Barriers between device commands count,
+ * GPU_BARRIER_HOST does
  * not: the wait for the fence hides it from the validation layer. */
 void gpu_device_set_skip_barrier(struct gpu_device *dev, int32_t nth);
 uint32_t gpu_device_barriers_recorded(const struct gpu_device *dev);
 
-/* Tests: from now on the nth Vulkan call that can fail (1 = the next) and all later ones fail with the given kind; 0: off. */
+/* Tests: from now on the nth Vulkan call that can fail (1 = the next) and all later ones fail with the given
+ * kind; 0: off. */
 enum gpu_fault { GPU_FAULT_OUT_OF_MEMORY, GPU_FAULT_DEVICE_LOST, GPU_FAULT_TIMEOUT };
 void gpu_fail_from(long nth, enum gpu_fault kind);
 long gpu_requests(void);

@@ -1,5 +1,6 @@
-/* The one list of kernels, and pipelines made from them. Owns module choice, specialisation and the pipeline cache;
- * knows no model. Bindings of each kernel are at the head of its .comp; sizes and meaning are in shaders/shared. */
+/* The one list of kernels, and pipelines made from them. Owns module choice, specialisation and the pipeline
+ * cache; knows no model. Bindings of each kernel are at the head of its .comp; sizes and meaning are in
+ * shaders/shared. */
 #ifndef GPU_KERNELS_H
 #define GPU_KERNELS_H
 
@@ -12,38 +13,39 @@
 #define GPU_NEED_ARRAY 2u    /* dynamic indexing of an array of storage buffers */
 
 /* X(name, push struct, storage buffers before the segments, segments: 0 none / 1 binding or array, needs).
- * With segments, the binding behind the listed ones holds them: one buffer, or an array of N_SEGS (_arr modules).
- * NAME_sg reduces with subgroup operations, NAME in shared memory; NAME_arr indexes the array of segments. */
-#define GPU_KERNEL_LIST(X)                                                                                           \
-    X(publish, push_none, 6, 0, GPU_NEED_NONE)                                                                       \
-    X(embed, push_embed, 3, 0, GPU_NEED_NONE)                                                                        \
-    X(rmsnorm, push_none, 4, 0, GPU_NEED_NONE)                                                                       \
-    X(rmsnorm_sg, push_none, 4, 0, GPU_NEED_SUBGROUP)                                                                \
-    X(matvec, push_mat, 3, 0, GPU_NEED_NONE)                                                                         \
-    X(matvec_sg, push_mat, 3, 0, GPU_NEED_SUBGROUP)                                                                  \
-    X(matmul, push_mat, 4, 0, GPU_NEED_NONE)                                                                         \
-    X(rope_kv, push_none, 6, 0, GPU_NEED_NONE)                                                                       \
-    X(attn_one, push_none, 5, 0, GPU_NEED_NONE)                                                                      \
-    X(attn_one_sg, push_none, 5, 0, GPU_NEED_SUBGROUP)                                                               \
-    X(attn_merge, push_none, 3, 0, GPU_NEED_NONE)                                                                    \
-    X(attn_many, push_none, 5, 0, GPU_NEED_NONE)                                                                     \
-    X(router, push_layer, 3, 0, GPU_NEED_NONE)                                                                       \
-    X(resolve, push_resolve, 4, 0, GPU_NEED_NONE)                                                                    \
-    X(group, push_group, 7, 0, GPU_NEED_NONE)                                                                        \
-    X(expert_gate_up, push_expert, 4, 1, GPU_NEED_NONE)                                                              \
-    X(expert_gate_up_sg, push_expert, 4, 1, GPU_NEED_SUBGROUP)                                                       \
-    X(expert_gate_up_arr, push_expert, 4, 1, GPU_NEED_ARRAY)                                                         \
-    X(expert_gate_up_sg_arr, push_expert, 4, 1, GPU_NEED_SUBGROUP | GPU_NEED_ARRAY)                                  \
-    X(expert_down, push_expert, 4, 1, GPU_NEED_NONE)                                                                 \
-    X(expert_down_sg, push_expert, 4, 1, GPU_NEED_SUBGROUP)                                                          \
-    X(expert_down_arr, push_expert, 4, 1, GPU_NEED_ARRAY)                                                            \
-    X(expert_down_sg_arr, push_expert, 4, 1, GPU_NEED_SUBGROUP | GPU_NEED_ARRAY)                                     \
-    X(expert_gate_up_tile, push_expert, 4, 1, GPU_NEED_NONE)                                                         \
-    X(expert_gate_up_tile_arr, push_expert, 4, 1, GPU_NEED_ARRAY)                                                    \
-    X(expert_down_tile, push_expert, 4, 1, GPU_NEED_NONE)                                                            \
-    X(expert_down_tile_arr, push_expert, 4, 1, GPU_NEED_ARRAY)                                                       \
-    X(swiglu, push_none, 2, 0, GPU_NEED_NONE)                                                                        \
-    X(combine, push_none, 4, 0, GPU_NEED_NONE)                                                                       \
+ * With segments, the binding behind the listed ones holds them: one buffer, or an array of N_SEGS (_arr
+ * modules). NAME_sg reduces with subgroup operations, NAME in shared memory; NAME_arr indexes the array of
+ * segments. */
+#define GPU_KERNEL_LIST(X)                                                                                   \
+    X(publish, push_none, 6, 0, GPU_NEED_NONE)                                                               \
+    X(embed, push_embed, 3, 0, GPU_NEED_NONE)                                                                \
+    X(rmsnorm, push_none, 4, 0, GPU_NEED_NONE)                                                               \
+    X(rmsnorm_sg, push_none, 4, 0, GPU_NEED_SUBGROUP)                                                        \
+    X(matvec, push_mat, 3, 0, GPU_NEED_NONE)                                                                 \
+    X(matvec_sg, push_mat, 3, 0, GPU_NEED_SUBGROUP)                                                          \
+    X(matmul, push_mat, 4, 0, GPU_NEED_NONE)                                                                 \
+    X(rope_kv, push_none, 6, 0, GPU_NEED_NONE)                                                               \
+    X(attn_one, push_none, 5, 0, GPU_NEED_NONE)                                                              \
+    X(attn_one_sg, push_none, 5, 0, GPU_NEED_SUBGROUP)                                                       \
+    X(attn_merge, push_none, 3, 0, GPU_NEED_NONE)                                                            \
+    X(attn_many, push_none, 5, 0, GPU_NEED_NONE)                                                             \
+    X(router, push_layer, 3, 0, GPU_NEED_NONE)                                                               \
+    X(resolve, push_resolve, 4, 0, GPU_NEED_NONE)                                                            \
+    X(group, push_group, 7, 0, GPU_NEED_NONE)                                                                \
+    X(expert_gate_up, push_expert, 4, 1, GPU_NEED_NONE)                                                      \
+    X(expert_gate_up_sg, push_expert, 4, 1, GPU_NEED_SUBGROUP)                                               \
+    X(expert_gate_up_arr, push_expert, 4, 1, GPU_NEED_ARRAY)                                                 \
+    X(expert_gate_up_sg_arr, push_expert, 4, 1, GPU_NEED_SUBGROUP | GPU_NEED_ARRAY)                          \
+    X(expert_down, push_expert, 4, 1, GPU_NEED_NONE)                                                         \
+    X(expert_down_sg, push_expert, 4, 1, GPU_NEED_SUBGROUP)                                                  \
+    X(expert_down_arr, push_expert, 4, 1, GPU_NEED_ARRAY)                                                    \
+    X(expert_down_sg_arr, push_expert, 4, 1, GPU_NEED_SUBGROUP | GPU_NEED_ARRAY)                             \
+    X(expert_gate_up_tile, push_expert, 4, 1, GPU_NEED_NONE)                                                 \
+    X(expert_gate_up_tile_arr, push_expert, 4, 1, GPU_NEED_ARRAY)                                            \
+    X(expert_down_tile, push_expert, 4, 1, GPU_NEED_NONE)                                                    \
+    X(expert_down_tile_arr, push_expert, 4, 1, GPU_NEED_ARRAY)                                               \
+    X(swiglu, push_none, 2, 0, GPU_NEED_NONE)                                                                \
+    X(combine, push_none, 4, 0, GPU_NEED_NONE)                                                               \
     X(argmax, push_none, 2, 0, GPU_NEED_NONE)
 
 enum gpu_kernel {
@@ -67,20 +69,26 @@ bool gpu_kernel_usable(const struct gpu_device *dev, enum gpu_kernel k);
 
 struct gpu_pipeline;
 
-/* The pipeline of kernel k for these specialisation constants (a spec_* struct of params.h: constant i is word i).
- * n_segs: length of the segment array (1 for other kernels). Made once per device and spec; owned by the device. */
-enum vkmoe_status gpu_pipeline_get(struct gpu_pipeline **out, struct gpu_device *dev, enum gpu_kernel k, const void *spec,
+/* The pipeline of kernel k for these specialisation constants (a spec_* struct of params.h: constant i is
+ * word i).
+ * n_segs: length of the segment array (1 for other kernels). Made once per device and spec; owned by the
+ * device. */
+enum vkmoe_status gpu_pipeline_get(struct gpu_pipeline **out, struct gpu_device *dev, enum gpu_kernel k,
+                                   const void *spec,
                                    size_t spec_bytes, uint32_t n_segs, struct vkmoe_err *err);
 
-/* True when the driver took it from the pipeline cache (VK_EXT_pipeline_creation_feedback; false where that is absent). */
+/* True when the driver took it from the pipeline cache (VK_EXT_pipeline_creation_feedback; false where that
+ * is absent). */
 bool gpu_pipeline_from_cache(const struct gpu_pipeline *p);
 
-/* What the driver's compiler says of a pipeline (VK_KHR_pipeline_executable_properties): one line per statistic. */
+/* What the driver's compiler says of a pipeline (VK_KHR_pipeline_executable_properties): one line per
+ * statistic. */
 struct gpu_pipeline_stat {
     char name[64];
     double value;
 };
-enum vkmoe_status gpu_pipeline_stats(struct gpu_device *dev, const struct gpu_pipeline *p, struct gpu_pipeline_stat *stats,
+enum vkmoe_status gpu_pipeline_stats(struct gpu_device *dev, const struct gpu_pipeline *p,
+                                     struct gpu_pipeline_stat *stats,
                                      uint32_t max, uint32_t *n, struct vkmoe_err *err);
 
 /* SPIR-V of every kernel, built from shaders/ and embedded (generated source). */

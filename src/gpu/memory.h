@@ -1,4 +1,5 @@
-/* Device memory: buffers, mapping, bulk uploads. A few large allocations, one VkBuffer each; users cut them up by offset. */
+/* Device memory: buffers, mapping, bulk uploads. A few large allocations, one VkBuffer each; users cut them
+ * up by offset. */
 #ifndef GPU_MEMORY_H
 #define GPU_MEMORY_H
 
@@ -12,30 +13,36 @@ enum gpu_mem {
 
 struct gpu_buffer;
 
-/* Storage + indirect + transfer usage. Bytes are counted against caps.heap_bytes for GPU_MEM_DEVICE: past it the error says
- * what was asked for, what is in use and the limit. bytes > 0, rounded up to 16. Content starts as zeros. */
-enum vkmoe_status gpu_buffer_create(struct gpu_buffer **out, struct gpu_device *dev, uint64_t bytes, enum gpu_mem mem,
+/* Storage + indirect + transfer usage. Bytes are counted against caps.heap_bytes for GPU_MEM_DEVICE: past it
+ * the error says what was asked for, what is in use and the limit. bytes > 0, rounded up to 16. Content
+ * starts as zeros. */
+enum vkmoe_status gpu_buffer_create(struct gpu_buffer **out, struct gpu_device *dev, uint64_t bytes,
+                                    enum gpu_mem mem,
                                     const char *name, struct vkmoe_err *err);
 void gpu_buffer_destroy(struct gpu_buffer *b); /* the device must be idle on it; NULL is fine */
 uint64_t gpu_buffer_bytes(const struct gpu_buffer *b);
 void *gpu_buffer_map(const struct gpu_buffer *b); /* NULL when the memory is not mapped */
 /* No-ops on coherent memory. */
 enum vkmoe_status gpu_buffer_flush(struct gpu_buffer *b, uint64_t off, uint64_t bytes, struct vkmoe_err *err);
-enum vkmoe_status gpu_buffer_invalidate(struct gpu_buffer *b, uint64_t off, uint64_t bytes, struct vkmoe_err *err);
+enum vkmoe_status gpu_buffer_invalidate(struct gpu_buffer *b, uint64_t off, uint64_t bytes,
+                                        struct vkmoe_err *err);
 
 #define GPU_UPLOAD_MAX (8u << 20)
-/* Bulk upload, so that a file can be read straight to where it goes: begin gives n <= GPU_UPLOAD_MAX bytes to write to
- * (mapped memory of the buffer itself when caps.uma, else staging, double-buffered); end flushes and, with staging, queues
- * the copy. gpu_upload_wait returns when all queued copies have arrived; nothing may read the buffer before.
- * off and n must be multiples of 4. One upload at a time per device; one that was begun and never ended is forgotten by the
- * next begin (a failed read may return between the two). */
-enum vkmoe_status gpu_upload_begin(struct gpu_device *dev, struct gpu_buffer *b, uint64_t off, size_t n, void **dst, struct vkmoe_err *err);
+/* Bulk upload, so that a file can be read straight to where it goes: begin gives n <= GPU_UPLOAD_MAX bytes to
+ * write to (mapped memory of the buffer itself when caps.uma, else staging, double-buffered); end flushes
+ * and, with staging, queues the copy. gpu_upload_wait returns when all queued copies have arrived; nothing
+ * may read the buffer before. off and n must be multiples of 4. One upload at a time per device; one that was
+ * begun and never ended is forgotten by the next begin (a failed read may return between the two). */
+enum vkmoe_status gpu_upload_begin(struct gpu_device *dev, struct gpu_buffer *b, uint64_t off, size_t n,
+                                   void **dst, struct vkmoe_err *err);
 enum vkmoe_status gpu_upload_end(struct gpu_device *dev, struct vkmoe_err *err);
 enum vkmoe_status gpu_upload_wait(struct gpu_device *dev, struct vkmoe_err *err);
 /* Whole thing from memory, any n that is a multiple of 4; waits. */
-enum vkmoe_status gpu_upload(struct gpu_device *dev, struct gpu_buffer *b, uint64_t off, const void *src, uint64_t n, struct vkmoe_err *err);
+enum vkmoe_status gpu_upload(struct gpu_device *dev, struct gpu_buffer *b, uint64_t off, const void *src,
+                             uint64_t n, struct vkmoe_err *err);
 /* Device to host, any buffer; waits. For tests and rare reads. */
-enum vkmoe_status gpu_download(struct gpu_device *dev, struct gpu_buffer *b, uint64_t off, void *dst, uint64_t n, struct vkmoe_err *err);
+enum vkmoe_status gpu_download(struct gpu_device *dev, struct gpu_buffer *b, uint64_t off, void *dst,
+                               uint64_t n, struct vkmoe_err *err);
 
 uint64_t gpu_device_bytes(const struct gpu_device *dev);      /* GPU_MEM_DEVICE in use now */
 uint64_t gpu_device_peak_bytes(const struct gpu_device *dev);

@@ -1,4 +1,5 @@
-/* Hugging Face checkpoints and GGUF files to GGUF, streaming. Owns names and layout of what is written (docs/FORMATS.md). */
+/* Hugging Face checkpoints and GGUF files to GGUF, streaming. Owns names and layout of what is written
+ * (docs/FORMATS.md). */
 #ifndef MDL_CONVERT_H
 #define MDL_CONVERT_H
 

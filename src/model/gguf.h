@@ -9,7 +9,8 @@
 #define MDL_GGUF_MAX_DIMS 4
 
 enum mdl_gguf_type { /* value types of metadata, GGUF's numbers */
-    MDL_GGUF_U8, MDL_GGUF_I8, MDL_GGUF_U16, MDL_GGUF_I16, MDL_GGUF_U32, MDL_GGUF_I32, MDL_GGUF_F32, MDL_GGUF_BOOL,
+    MDL_GGUF_U8, MDL_GGUF_I8, MDL_GGUF_U16, MDL_GGUF_I16, MDL_GGUF_U32, MDL_GGUF_I32, MDL_GGUF_F32,
+    MDL_GGUF_BOOL,
     MDL_GGUF_STRING, MDL_GGUF_ARRAY, MDL_GGUF_U64, MDL_GGUF_I64, MDL_GGUF_F64
 };
 
@@ -61,36 +62,49 @@ struct mdl_gguf {
 enum { MDL_SHOW_BYTES = 96 };
 const char *mdl_show(char dst[MDL_SHOW_BYTES], const char *s, uint64_t n);
 
-/* Reads the index in growing pieces, never the data. Everything in it is checked: counts and lengths against the file's
- * size, shapes, offsets, alignment, duplicates, overlaps. */
+/* Reads the index in growing pieces, never the data. Everything in it is checked: counts and lengths against
+ * the file's size, shapes, offsets, alignment, duplicates, overlaps. */
 enum vkmoe_status mdl_gguf_open(struct mdl_gguf **out, const char *path, struct vkmoe_err *err);
 void mdl_gguf_close(struct mdl_gguf *g);
 
 const struct mdl_kv *mdl_gguf_find(const struct mdl_gguf *g, const char *key);          /* NULL: absent */
 const struct mdl_tensor *mdl_gguf_tensor(const struct mdl_gguf *g, const char *name);   /* NULL: absent */
-/* Typed look-ups. Any integer type is accepted where the value fits. Absent or wrong type: an error that names file and key. */
+/* Typed look-ups. Any integer type is accepted where the value fits. Absent or wrong type: an error that
+ * names file and key. */
 enum vkmoe_status mdl_gguf_u32(const struct mdl_gguf *g, const char *key, uint32_t *v, struct vkmoe_err *err);
 enum vkmoe_status mdl_gguf_f32(const struct mdl_gguf *g, const char *key, float *v, struct vkmoe_err *err);
 enum vkmoe_status mdl_gguf_bool(const struct mdl_gguf *g, const char *key, bool *v, struct vkmoe_err *err);
-enum vkmoe_status mdl_gguf_str(const struct mdl_gguf *g, const char *key, struct mdl_str *v, struct vkmoe_err *err);
+enum vkmoe_status mdl_gguf_str(const struct mdl_gguf *g, const char *key, struct mdl_str *v,
+                               struct vkmoe_err *err);
 /* The whole tensor, or a part of it, as the file's bytes. */
-enum vkmoe_status mdl_gguf_read(const struct mdl_gguf *g, const struct mdl_tensor *t, uint64_t off, void *dst, size_t n,
+enum vkmoe_status mdl_gguf_read(const struct mdl_gguf *g, const struct mdl_tensor *t, uint64_t off,
+                                void *dst, size_t n,
                                 struct vkmoe_err *err);
 
-/* Writing: declare all keys and tensors, then append the data of each tensor in the order declared, then commit. */
+/* Writing: declare all keys and tensors, then append the data of each tensor in the order declared, then
+ * commit. */
 struct mdl_gguf_writer;
 enum vkmoe_status mdl_gguf_create(struct mdl_gguf_writer **out, const char *path, struct vkmoe_err *err);
-enum vkmoe_status mdl_gguf_put_u32(struct mdl_gguf_writer *w, const char *key, uint32_t v, struct vkmoe_err *err);
-enum vkmoe_status mdl_gguf_put_f32(struct mdl_gguf_writer *w, const char *key, float v, struct vkmoe_err *err);
-enum vkmoe_status mdl_gguf_put_bool(struct mdl_gguf_writer *w, const char *key, bool v, struct vkmoe_err *err);
-enum vkmoe_status mdl_gguf_put_str(struct mdl_gguf_writer *w, const char *key, const char *p, size_t n, struct vkmoe_err *err);
-enum vkmoe_status mdl_gguf_put_array(struct mdl_gguf_writer *w, const char *key, enum mdl_gguf_type elem, const void *items,
-                                     uint64_t count, struct vkmoe_err *err); /* STRING: items are struct mdl_str */
-enum vkmoe_status mdl_gguf_put_kv(struct mdl_gguf_writer *w, const struct mdl_kv *kv, struct vkmoe_err *err); /* copy */
-enum vkmoe_status mdl_gguf_put_tensor(struct mdl_gguf_writer *w, const char *name, enum mdl_type type, uint32_t n_dims,
+enum vkmoe_status mdl_gguf_put_u32(struct mdl_gguf_writer *w, const char *key, uint32_t v,
+                                   struct vkmoe_err *err);
+enum vkmoe_status mdl_gguf_put_f32(struct mdl_gguf_writer *w, const char *key, float v,
+                                   struct vkmoe_err *err);
+enum vkmoe_status mdl_gguf_put_bool(struct mdl_gguf_writer *w, const char *key, bool v,
+                                    struct vkmoe_err *err);
+enum vkmoe_status mdl_gguf_put_str(struct mdl_gguf_writer *w, const char *key, const char *p, size_t n,
+                                   struct vkmoe_err *err);
+/* Items of STRING are struct mdl_str. */
+enum vkmoe_status mdl_gguf_put_array(struct mdl_gguf_writer *w, const char *key, enum mdl_gguf_type elem,
+                                     const void *items, uint64_t count, struct vkmoe_err *err);
+/* A copy of kv, as read from another file. */
+enum vkmoe_status mdl_gguf_put_kv(struct mdl_gguf_writer *w, const struct mdl_kv *kv, struct vkmoe_err *err);
+enum vkmoe_status mdl_gguf_put_tensor(struct mdl_gguf_writer *w, const char *name, enum mdl_type type,
+                                      uint32_t n_dims,
                                       const uint64_t *dims, struct vkmoe_err *err);
-enum vkmoe_status mdl_gguf_write_data(struct mdl_gguf_writer *w, const void *data, size_t n, struct vkmoe_err *err);
-enum vkmoe_status mdl_gguf_commit(struct mdl_gguf_writer *w, struct vkmoe_err *err); /* frees w in either case */
+enum vkmoe_status mdl_gguf_write_data(struct mdl_gguf_writer *w, const void *data, size_t n,
+                                      struct vkmoe_err *err);
+/* Frees w in either case. */
+enum vkmoe_status mdl_gguf_commit(struct mdl_gguf_writer *w, struct vkmoe_err *err);
 void mdl_gguf_discard(struct mdl_gguf_writer *w);
 
 #endif

@@ -1,5 +1,5 @@
 /* A model as its GGUF file states it: configuration, tensors by part, tokenizer. Knows no device.
- * Owns the meaning of keys and tensor names; the graph itself is in run/layer.c and, in plain C, model/ref.c. */
+ * Owns the meaning of keys and tensor names; the graph itself is in run/layer.c and, in C, model/ref.c. */
 #ifndef MDL_MODEL_H
 #define MDL_MODEL_H
 
@@ -32,7 +32,8 @@ struct mdl_config {
 struct mdl_layer {
     const struct mdl_tensor *attn_norm, *q, *k, *v, *o, *ffn_norm;
     const struct mdl_tensor *gate_inp;                    /* router, (n_experts, dim) */
-    const struct mdl_tensor *gate_exps, *up_exps, *down_exps; /* dims {dim, ff, n_experts}, {dim, ff, n_experts}, {ff, dim, n_experts} */
+    /* dims {dim, ff, n_experts}, {dim, ff, n_experts}, {ff, dim, n_experts} */
+    const struct mdl_tensor *gate_exps, *up_exps, *down_exps;
     const struct mdl_tensor *gate_sh, *up_sh, *down_sh;   /* shared expert, NULL when n_shared == 0 */
 };
 

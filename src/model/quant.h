@@ -40,8 +40,9 @@ uint16_t mdl_float_to_bf16(float f);   /* round to nearest even; NaN stays NaN *
 
 /* n elements of one row. src and dst may have any alignment on the quantised side. */
 void mdl_dequant_row(enum mdl_type type, const void *src, float *dst, uint64_t n);
-/* Non-finite input, or values beyond what the type can hold: false, and dst is unspecified (the caller names the tensor).
- * Zero and subnormal blocks are fine. Q4_0 searches for the scale with the least squared error per block. */
+/* Non-finite input, or values beyond what the type can hold: false, and dst is unspecified (the caller names
+ * the tensor). Zero and subnormal blocks are fine. Q4_0 searches for the scale with the least squared error
+ * per block. */
 bool mdl_quant_row(enum mdl_type type, const float *src, void *dst, uint64_t n);
 
 #endif

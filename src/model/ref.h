@@ -1,5 +1,5 @@
-/* The whole forward pass in plain scalar C, one token at a time: the oracle for the device. Slow and readable on purpose.
- * Sums in double, storage in float where the device stores float. */
+/* The whole forward pass in plain scalar C, one token at a time: the oracle for the device. Slow and readable
+ * on purpose. Sums in double, storage in float where the device stores float. */
 #ifndef MDL_REF_H
 #define MDL_REF_H
 
@@ -18,17 +18,21 @@ struct mdl_ref_route {
     uint32_t n;          /* experts selected: min(n_experts_used, allowed ones) */
     uint32_t ids[32];    /* by falling weight, ties to the lower id */
     float weights[32];
-    float last, next;    /* probabilities of the last expert selected and of the best one that was not, as the softmax
-                          * gives them; 0 when there is none. Rank order is open where they are nearly equal. */
+    float last, next;    /* probabilities of the last expert selected and of the best one that was not, as
+                          * the softmax gives them; 0 when there is none. Rank order is open where they
+                          * are nearly equal. */
 };
 
-/* Reads all weights into float arrays; VKMOE_ERR_LIMIT past 2^30 of them. m is read here only and may be closed afterwards. */
-enum vkmoe_status mdl_ref_create(struct mdl_ref **out, const struct mdl_model *m, const struct mdl_ref_params *p, struct vkmoe_err *err);
+/* Reads all weights into float arrays; VKMOE_ERR_LIMIT past 2^30 of them. m is read here only and may be
+ * closed afterwards. */
+enum vkmoe_status mdl_ref_create(struct mdl_ref **out, const struct mdl_model *m,
+                                 const struct mdl_ref_params *p, struct vkmoe_err *err);
 void mdl_ref_destroy(struct mdl_ref *r);
-/* Feeds one token; logits (vocab_size) may be NULL (then the head is not computed), routes (n_layers) may be NULL.
- * Errors, all of which leave the position where it was: VKMOE_ERR_CONTEXT_FULL, VKMOE_ERR_ARGUMENT for an id outside the
- * vocabulary, VKMOE_ERR_NUMERIC for non-finite logits (routes are set, logits are not). */
-enum vkmoe_status mdl_ref_feed(struct mdl_ref *r, int32_t token, float *logits, struct mdl_ref_route *routes, struct vkmoe_err *err);
+/* Feeds one token; logits (vocab_size) may be NULL (then the head is not computed), routes (n_layers) may be
+ * NULL. Errors, all of which leave the position where it was: VKMOE_ERR_CONTEXT_FULL, VKMOE_ERR_ARGUMENT for
+ * an id outside the vocabulary, VKMOE_ERR_NUMERIC for non-finite logits (routes are set, logits are not). */
+enum vkmoe_status mdl_ref_feed(struct mdl_ref *r, int32_t token, float *logits, struct mdl_ref_route *routes,
+                               struct vkmoe_err *err);
 void mdl_ref_reset(struct mdl_ref *r);
 
 #endif

@@ -19,8 +19,8 @@
 void test_ok(enum vkmoe_status st, const struct vkmoe_err *err);
 /* Path of a file in the source tree ("tests/golden/..."), in a static ring of buffers. */
 const char *test_source(const char *rel);
-/* Path of a file in shared/ beside the checkout ("models/data/c.validation.txt"); NULL where it is absent: the test
- * then calls test_skip(), which fails where CI=true. */
+/* Path of a file in shared/ beside the checkout ("models/data/c.validation.txt"); NULL where it is absent:
+ * the test then calls test_skip(), which fails where CI=true. */
 const char *test_shared(const char *rel);
 void test_skip(const char *why);
 /* A new empty directory for temporary files, removed at exit. */
