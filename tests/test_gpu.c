@@ -8,10 +8,12 @@
 
 #include "core/log.h"
 #include "gpu/commands.h"
+#include "support/device.h"
 
 #define SECOND 1000000000u
 
 static struct gpu_instance *inst;
+static long live_before; /* blocks, before inst */
 static uint32_t picked;
 static bool expect_messages; /* the log is quiet while a test provokes the layer */
 static char last_log[512];
@@ -31,6 +33,8 @@ static int open_instance(void **state)
 
     (void)state;
     cor_log_sink(on_log, NULL);
+    device_pin();
+    live_before = cor_alloc_live();
     test_ok(gpu_instance_open(&inst, &p, &err), &err);
     test_ok(gpu_instance_choose(inst, NULL, &picked, &err), &err);
     return 0;
@@ -40,7 +44,7 @@ static int close_instance(void **state)
 {
     (void)state;
     gpu_instance_close(inst);
-    return cor_alloc_live() != 0;
+    return cor_alloc_live() != live_before;
 }
 
 static struct gpu_device *open_device(const char *caps)
