@@ -1,0 +1,195 @@
+#include "support/specs.h"
+
+#include <math.h>
+#include <string.h>
+
+#include "model/quant.h"
+
+struct shape {
+    uint32_t dim, n_heads, n_kv, head_dim, ff, n_experts, k_used, vocab, n_segs;
+};
+
+static const struct shape shapes[SPECS_SHAPES] = {
+    [SPECS_EMO] = {2048, 16, 16, 128, 1024, 127, 7, 100352, 8},
+    [SPECS_NANO] = {256, 4, 4, 64, 64, 63, 5, 4096, 2},
+};
+
+static const enum mdl_type formats[] = {MDL_F32, MDL_F16, MDL_BF16, MDL_Q8_0, MDL_Q4_0};
+
+struct list {
+    struct specs_case *cases;
+    uint32_t n, max;
+    enum specs_shape shape;
+};
+
+static void add(struct list *l, enum gpu_kernel k, const char *format, const char *use, const void *spec,
+                size_t bytes)
+{
+    if (l->cases && l->n < l->max) {
+        struct specs_case *c = &l->cases[l->n];
+        const char *name = gpu_kernel_info(k)->name;
+
+        memset(c, 0, sizeof(*c));
+        c->kernel = k;
+        c->shape = l->shape;
+        c->format = format;
+        c->use = use;
+        memcpy(c->spec, spec, bytes);
+        c->n_spec = (uint32_t)(bytes / sizeof(uint32_t));
+        c->n_segs = strstr(name, "_arr") ? shapes[l->shape].n_segs : 1;
+    }
+    l->n++;
+}
+
+#define ADD(l, k, format, use, spec) add(l, GPU_K_##k, format, use, &(spec), sizeof(spec))
+
+static uint32_t bits(float f)
+{
+    uint32_t u;
+
+    memcpy(&u, &f, sizeof(u));
+    return u;
+}
+
+/* As run/layer.c chooses them. */
+static uint32_t row_lanes(uint32_t k)
+{
+    uint32_t wg = 32;
+
+    while (wg < 128 && wg * 8 < k)
+        wg *= 2;
+    return wg;
+}
+
+static uint32_t word_aligned(enum mdl_type t)
+{
+    const struct mdl_type_info *info = mdl_type_find(t);
+
+    return info->block_elems == 1 || info->block_bytes % 4 == 0;
+}
+
+static void add_matrices(struct list *l, const struct shape *s, enum mdl_type t)
+{
+    const char *f = mdl_type_find(t)->name;
+    const struct spec_embed embed = {128, s->dim, t, (uint32_t)mdl_row_bytes(t, s->dim)};
+    struct spec_mat m = {.wg = row_lanes(s->dim),
+                         .k = s->dim,
+                         .n_out = 3 * s->dim,
+                         .k_stride = s->dim,
+                         .format = t,
+                         .row_bytes = (uint32_t)mdl_row_bytes(t, s->dim),
+                         .rows = 4,
+                         .aligned = word_aligned(t)};
+
+    ADD(l, embed, f, "", embed);
+    for (int head = 0; head < 2; head++) { /* projections; the one that adds */
+        const char *use = head ? "adds" : "";
+
+        m.add = (uint32_t)head;
+        m.n_out = head ? s->dim : 3 * s->dim;
+        m.wg = row_lanes(s->dim);
+        ADD(l, matvec, f, use, m);
+        ADD(l, matvec_sg, f, use, m);
+        m.wg = 128;
+        ADD(l, matmul, f, use, m);
+    }
+}
+
+static void add_experts(struct list *l, const struct shape *s, enum mdl_type t)
+{
+    const char *f = mdl_type_find(t)->name;
+    const uint32_t matrix = s->ff * (uint32_t)mdl_row_bytes(t, s->dim);
+    const struct spec_expert base = {.dim = s->dim,
+                                     .ff = s->ff,
+                                     .n_experts = s->n_experts,
+                                     .k_used = s->k_used,
+                                     .fmt_gate = t,
+                                     .fmt_up = t,
+                                     .fmt_down = t,
+                                     .up_off = matrix,
+                                     .down_off = 2 * matrix,
+                                     .slot_stride = 3 * matrix,
+                                     .slots_per_seg = 64,
+                                     .n_segs = 1,
+                                     .rows = 4,
+                                     .aligned = word_aligned(t)};
+    struct spec_expert up = base, down = base, tile = base;
+
+    up.wg = row_lanes(s->dim);
+    down.wg = row_lanes(s->ff);
+    tile.wg = 128;
+    ADD(l, expert_gate_up, f, "", up);
+    ADD(l, expert_gate_up_sg, f, "", up);
+    ADD(l, expert_down, f, "", down);
+    ADD(l, expert_down_sg, f, "", down);
+    ADD(l, expert_gate_up_tile, f, "", tile);
+    ADD(l, expert_down_tile, f, "", tile);
+    up.n_segs = down.n_segs = tile.n_segs = s->n_segs;
+    ADD(l, expert_gate_up_arr, f, "", up);
+    ADD(l, expert_gate_up_sg_arr, f, "", up);
+    ADD(l, expert_down_arr, f, "", down);
+    ADD(l, expert_down_sg_arr, f, "", down);
+    ADD(l, expert_gate_up_tile_arr, f, "", tile);
+    ADD(l, expert_down_tile_arr, f, "", tile);
+}
+
+static void add_attention(struct list *l, const struct shape *s, uint32_t f16)
+{
+    const char *f = f16 ? "f16" : "f32";
+    const struct spec_rope rope = {128, s->head_dim, s->n_heads, s->n_kv, s->head_dim, 0, f16, f16};
+    const struct spec_attn attn = {.wg = 128,
+                                   .head_dim = s->head_dim,
+                                   .n_heads = s->n_heads,
+                                   .n_kv = s->n_kv,
+                                   .scale_bits = bits((float)(1.0 / sqrt(s->head_dim))),
+                                   .k_f16 = f16,
+                                   .v_f16 = f16,
+                                   .n_splits = 4096 / ATTN_SPLIT};
+
+    ADD(l, rope_kv, f, "", rope);
+    ADD(l, attn_one, f, "", attn);
+    ADD(l, attn_one_sg, f, "", attn);
+    ADD(l, attn_many, f, "", attn);
+    if (f16)
+        ADD(l, attn_merge, "", "", attn);
+}
+
+static void add_rest(struct list *l, const struct shape *s)
+{
+    const struct spec_publish publish = {128};
+    const struct spec_rmsnorm norm = {128, s->dim, bits(1e-6f), 0};
+    const struct spec_router router = {128, s->n_experts, s->k_used, 0, bits(1.0f)};
+    const struct spec_resolve resolve = {128, s->n_experts, s->k_used};
+    const struct spec_swiglu swiglu = {128, s->ff};
+    const struct spec_combine combine = {128, s->dim, s->k_used, 1};
+    const struct spec_argmax argmax = {128, s->vocab};
+
+    ADD(l, publish, "", "", publish);
+    ADD(l, rmsnorm, "", "", norm);
+    ADD(l, rmsnorm_sg, "", "", norm);
+    ADD(l, router, "", "", router);
+    ADD(l, resolve, "", "", resolve);
+    ADD(l, group, "", "", resolve);
+    ADD(l, swiglu, "", "", swiglu);
+    ADD(l, combine, "", "", combine);
+    ADD(l, argmax, "", "", argmax);
+}
+
+uint32_t specs_list(struct specs_case *cases, uint32_t max)
+{
+    struct list l = {.cases = cases, .max = max};
+
+    for (int shape = 0; shape < SPECS_SHAPES; shape++) {
+        const struct shape *s = &shapes[shape];
+
+        l.shape = (enum specs_shape)shape;
+        add_rest(&l, s);
+        add_attention(&l, s, 1);
+        add_attention(&l, s, 0);
+        for (size_t i = 0; i < sizeof(formats) / sizeof(formats[0]); i++) {
+            add_matrices(&l, s, formats[i]);
+            add_experts(&l, s, formats[i]);
+        }
+    }
+    return l.n;
+}
