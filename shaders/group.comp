@@ -2,7 +2,7 @@
  * TILE_TOKENS pairs with the expert's slot. The dispatches [tiles0, tiles0 + n_tiles) get one workgroup row
  * per tile. If an expert that is needed has no slot, the chunk halts as in resolve. Within an expert the
  * order of pairs is not fixed; no result depends on it.
- * Grid: one workgroup. Test: test_kernels_moe. */
+ * Grid: one workgroup. Test: test_kernels_step. */
 #version 450
 #extension GL_GOOGLE_include_directive : require
 #include "shared/params.h"

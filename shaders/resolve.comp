@@ -1,6 +1,6 @@
 /* Looks up the slot of each expert that one token chose. If one has none, the token halts here: the mailbox
  * names layer and absent experts, and all later dispatches are emptied.
- * Grid: one workgroup. Test: test_kernels_moe. */
+ * Grid: one workgroup. Test: test_kernels_step. */
 #version 450
 #extension GL_GOOGLE_include_directive : require
 #include "shared/params.h"

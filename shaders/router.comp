@@ -4,7 +4,7 @@
  * and leaving them out give the same bits. Ranks are counted on integer keys (NaN lowest, masked experts
  * below), so ids are distinct and valid whatever the logits are. Fewer allowed than K_USED: NONE with weight
  * 0.
- * Grid: (1, n_tokens). f32 sums. Test: test_kernels_moe. */
+ * Grid: (1, n_tokens). f32 sums. Test: test_kernels_step. */
 #version 450
 #extension GL_GOOGLE_include_directive : require
 #include "shared/params.h"

@@ -11,9 +11,9 @@
 #include "shared/step.h"
 #include "support/test.h"
 
-/* A NaN: guards and outputs hold it before each run, so that stray reads show in results and stray writes in
- * guards. */
-#define KT_POISON 0x7fc5a5a5u
+/* A NaN as f32, and as two halves or bfloat16: guards and outputs hold it before each run, so that stray
+ * reads show in results and stray writes in guards. */
+#define KT_POISON 0x7fc57fc5u
 
 enum kt_use { KT_IN, KT_OUT, KT_INOUT };
 
@@ -25,13 +25,16 @@ struct kt_buf {
 };
 
 /* Test programs; kernel_test.c says which one covers which kernel. */
-enum kt_program { KT_DENSE, KT_ATTN, KT_MOE };
+enum kt_program { KT_DENSE, KT_ATTN, KT_STEP, KT_MOE };
 
 /* Runs the tests on both kinds of device and then fails if a usable kernel of the program was never run. */
 int kt_main(enum kt_program program, const struct CMUnitTest *tests, size_t n);
 
 /* False, counted and printed once: the device lacks what the kernel needs. */
 bool kt_usable(enum gpu_kernel k);
+
+/* One case in four on the robust device, all on the plain one: drivers take long to compile. */
+bool kt_wanted(uint32_t i);
 
 void kt_run(enum gpu_kernel k, const void *spec, size_t spec_bytes, uint32_t n_segs, const void *push,
             struct kt_buf *bufs, uint32_t n_bufs, uint32_t x, uint32_t y, uint32_t z);
@@ -70,5 +73,9 @@ double kt_matrix_dot(const struct kt_matrix *m, uint32_t cols, uint32_t r, const
 
 /* State words of a step (STEP_TOKENS + n_tokens of them); cor_free by the caller. */
 uint32_t *kt_state(uint32_t n_tokens, uint32_t pos, uint32_t row0, uint32_t n_rows);
+
+/* k distinct experts per token with random weights, as router writes them (n_tokens * k * 2 words); with
+ * `hole`, the last rank of every third token is NONE. */
+void kt_choose(uint32_t *sel, uint32_t n_tokens, uint32_t n_experts, uint32_t k, bool hole);
 
 #endif

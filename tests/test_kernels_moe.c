@@ -1,0 +1,312 @@
+/* Expert kernels against plain C in double: gate and up, down, by token and by tile, and combine. */
+#include <math.h>
+#include <stdio.h>
+
+#include "support/kernel_test.h"
+
+/* ---- experts
+ * ------------------------------------------------------------------------------------------------ */
+
+struct expert_case {
+    uint32_t dim, ff, k, n_tokens;
+    enum mdl_type gate, up, down;
+    uint32_t wg, rows, gap; /* gap: bytes between the matrices of a slot */
+    bool aligned;
+};
+
+enum { EXPERTS = 9, SEGS = 3, PER_SEG = 3, MAX_TILES = 64 };
+
+/* A pool of one layer's experts in three segments, in an order of slots that is not the experts'. */
+struct pool {
+    struct spec_expert spec;
+    struct kt_matrix gate[EXPERTS], up[EXPERTS], down[EXPERTS];
+    uint32_t table[2 * EXPERTS]; /* layer 1 counts */
+    uint8_t *segs[SEGS];
+    size_t seg_bytes;
+};
+
+static void pool_make(struct pool *p, const struct expert_case *c)
+{
+    uint32_t up_off = (uint32_t)mdl_row_bytes(c->gate, c->dim) * c->ff + c->gap;
+    uint32_t down_off = up_off + (uint32_t)mdl_row_bytes(c->up, c->dim) * c->ff + c->gap;
+    uint32_t stride = down_off + (uint32_t)mdl_row_bytes(c->down, c->ff) * c->dim + c->gap;
+
+    p->spec = (struct spec_expert){c->wg,  c->dim,   c->ff,  EXPERTS, c->k, c->gate, c->up,     c->down,
+                                   up_off, down_off, stride, PER_SEG, SEGS, c->rows, c->aligned};
+    p->seg_bytes = ((size_t)stride * PER_SEG + 7) / 4 * 4;
+    for (uint32_t i = 0; i < SEGS; i++) {
+        p->segs[i] = cor_alloc(p->seg_bytes);
+        memset(p->segs[i], 0x7f, p->seg_bytes); /* NaN between matrices */
+    }
+    for (uint32_t e = 0; e < EXPERTS; e++) {
+        uint32_t slot = (e * 2 + 5) % EXPERTS;
+        uint8_t *at = p->segs[slot / PER_SEG] + (size_t)(slot % PER_SEG) * stride;
+
+        kt_matrix_make(&p->gate[e], c->gate, c->ff, c->dim, 0);
+        kt_matrix_make(&p->up[e], c->up, c->ff, c->dim, 0);
+        kt_matrix_make(&p->down[e], c->down, c->dim, c->ff, 0);
+        memcpy(at, p->gate[e].bytes, (size_t)p->gate[e].row_bytes * c->ff);
+        memcpy(at + up_off, p->up[e].bytes, (size_t)p->up[e].row_bytes * c->ff);
+        memcpy(at + down_off, p->down[e].bytes, (size_t)p->down[e].row_bytes * c->dim);
+        p->table[e] = 1000000;
+        p->table[EXPERTS + e] = slot;
+    }
+}
+
+static void pool_free(struct pool *p)
+{
+    for (uint32_t e = 0; e < EXPERTS; e++) {
+        kt_matrix_free(&p->gate[e]);
+        kt_matrix_free(&p->up[e]);
+        kt_matrix_free(&p->down[e]);
+    }
+    for (uint32_t i = 0; i < SEGS; i++)
+        cor_free(p->segs[i]);
+}
+
+/* One step of the experts with every module that can do it: all segments as an array, or one dispatch for
+ * each. */
+static void expert_run(enum gpu_kernel k, bool array, const struct pool *p, const struct kt_buf head[4],
+                       uint32_t x, uint32_t y, uint32_t z)
+{
+    struct spec_expert spec = p->spec;
+    struct kt_buf bufs[4 + SEGS];
+
+    spec.n_segs = array ? SEGS : 1;
+    memcpy(bufs, head, 4 * sizeof(*bufs));
+    for (uint32_t i = 0; i < SEGS; i++)
+        bufs[array ? 4 + i : 4] = (struct kt_buf){p->segs[i], p->seg_bytes, KT_IN, false};
+    for (uint32_t seg = 0; seg < (array ? 1 : SEGS); seg++) {
+        const struct push_expert push = {1, array ? 12345 : seg};
+
+        bufs[4].data = p->segs[seg];
+        kt_run(k, &spec, sizeof(spec), array ? SEGS : 1, &push, bufs, array ? 4 + SEGS : 5, x, y, z);
+    }
+}
+
+struct expert_data {
+    const struct expert_case *c;
+    struct pool pool;
+    uint32_t n_pairs, n_tiles;
+    uint32_t *sel, *tiles, *pairs;
+    float *x, *h, *y, *h_in; /* h_in: input of down */
+    double *want_h, *want_y;
+};
+
+/* Tiles as group would make them, but with short ones among them. */
+static void make_tiles(struct expert_data *d)
+{
+    uint32_t n = 0;
+
+    for (uint32_t e = 0; e < EXPERTS; e++)
+        for (uint32_t i = 0; i < d->n_pairs; i++) {
+            uint32_t *tile = d->tiles + (size_t)d->n_tiles * TILE_WORDS;
+
+            if (d->sel[2 * i] != e)
+                continue;
+            if (!d->n_tiles || tile[TILE_EXPERT - TILE_WORDS] != e ||
+                tile[TILE_COUNT - TILE_WORDS] == TILE_TOKENS) {
+                tile[TILE_SLOT] = d->pool.table[EXPERTS + e];
+                tile[TILE_FIRST] = n;
+                tile[TILE_EXPERT] = e;
+                d->n_tiles++;
+                assert_true(d->n_tiles < MAX_TILES);
+            }
+            d->tiles[(size_t)(d->n_tiles - 1) * TILE_WORDS + TILE_COUNT]++;
+            d->pairs[n++] = i;
+        }
+}
+
+static void expert_make(struct expert_data *d, const struct expert_case *c)
+{
+    memset(d, 0, sizeof(*d));
+    d->c = c;
+    d->n_pairs = c->n_tokens * c->k;
+    pool_make(&d->pool, c);
+    d->sel = kt_words((size_t)d->n_pairs * 2);
+    d->tiles = kt_words((size_t)MAX_TILES * TILE_WORDS);
+    d->pairs = kt_words(d->n_pairs);
+    d->x = kt_floats((size_t)c->n_tokens * c->dim);
+    d->h = kt_floats((size_t)d->n_pairs * c->ff);
+    d->h_in = kt_floats((size_t)d->n_pairs * c->ff);
+    d->y = kt_floats((size_t)d->n_pairs * c->dim);
+    d->want_h = cor_array((size_t)d->n_pairs * c->ff, sizeof(double));
+    d->want_y = cor_array((size_t)d->n_pairs * c->dim, sizeof(double));
+    /* With many tokens some experts are empty. */
+    kt_choose(d->sel, c->n_tokens, c->n_tokens > 20 ? c->k + 1 : EXPERTS, c->k, c->k > 1);
+    make_tiles(d);
+    for (uint32_t i = 0; i < d->n_pairs; i++) {
+        uint32_t e = d->sel[2 * i];
+
+        for (uint32_t r = 0; r < c->ff; r++) {
+            const float *x = d->x + (size_t)(i / c->k) * c->dim;
+            double g = e == NONE ? 0 : kt_matrix_dot(&d->pool.gate[e], c->dim, r, x);
+
+            d->want_h[(size_t)i * c->ff + r] =
+                e == NONE ? NAN : g / (1 + exp(-g)) * kt_matrix_dot(&d->pool.up[e], c->dim, r, x);
+        }
+        for (uint32_t r = 0; r < c->dim; r++)
+            d->want_y[(size_t)i * c->dim + r] =
+                e == NONE ? NAN : kt_matrix_dot(&d->pool.down[e], c->ff, r, d->h_in + (size_t)i * c->ff);
+    }
+}
+
+static void expert_free(struct expert_data *d)
+{
+    pool_free(&d->pool);
+    cor_free(d->sel);
+    cor_free(d->tiles);
+    cor_free(d->pairs);
+    cor_free(d->x);
+    cor_free(d->h);
+    cor_free(d->h_in);
+    cor_free(d->y);
+    cor_free(d->want_h);
+    cor_free(d->want_y);
+}
+
+static void poison(float *f, size_t n)
+{
+    for (size_t i = 0; i < n; i++)
+        f[i] = kt_float(KT_POISON);
+}
+
+/* down: the second step, else gate and up; many: tiles. */
+static void expert_step(struct expert_data *d, enum gpu_kernel k, bool down, bool many, bool array)
+{
+    const struct expert_case *c = d->c;
+    uint32_t rows = down ? c->dim : c->ff, per_group = many ? TILE_ROWS : c->rows;
+    size_t n_in = down ? (size_t)d->n_pairs * c->ff : (size_t)c->n_tokens * c->dim,
+           n_out = (size_t)d->n_pairs * rows;
+    float *out = down ? d->y : d->h;
+    const struct kt_buf head[4] = {
+        {down ? d->h_in : d->x, n_in * 4, KT_IN, false},
+        {many ? d->tiles : d->sel, (size_t)(many ? d->n_tiles * TILE_WORDS : d->n_pairs * 2) * 4, KT_IN,
+         false},
+        {many ? d->pairs : d->pool.table, (size_t)(many ? d->n_pairs : 2 * EXPERTS) * 4, KT_IN, false},
+        {out, n_out * 4, KT_INOUT, false}};
+    char what[128];
+
+    if (!kt_usable(k))
+        return;
+    poison(out, n_out);
+    expert_run(k, array, &d->pool, head, (rows + per_group - 1) / per_group, many ? d->n_tiles : c->k,
+               many ? 1 : c->n_tokens);
+    snprintf(what, sizeof(what), "%s: dim %u, ff %u, formats %d %d %d", gpu_kernel_info(k)->name, c->dim,
+             c->ff, (int)c->gate, (int)c->up, (int)c->down);
+    kt_close(what, out, down ? d->want_y : d->want_h, n_out, KT_NMSE, KT_LARGEST);
+}
+
+static const struct expert_case cases[] = {
+    {96, 64, 3, 2, MDL_Q4_0, MDL_Q4_0, MDL_Q8_0, 32, 4, 2, false},
+    {33, 21, 2, 3, MDL_F16, MDL_BF16, MDL_F32, 64, 3, 2, false},
+    {64, 160, 7, 40, MDL_Q8_0, MDL_F32, MDL_Q4_0, 128, 8, 6, false},
+    {136, 72, 4, 70, MDL_BF16, MDL_BF16, MDL_BF16, 32, 4, 4, true},
+    {1, 1, 1, 1, MDL_F32, MDL_F16, MDL_F16, 32, 1, 0, false},
+};
+
+static void test_experts(void **unused)
+{
+    static const enum gpu_kernel one[2][4] = {
+        {GPU_K_expert_gate_up, GPU_K_expert_gate_up_sg, GPU_K_expert_gate_up_arr,
+         GPU_K_expert_gate_up_sg_arr},
+        {GPU_K_expert_down, GPU_K_expert_down_sg, GPU_K_expert_down_arr, GPU_K_expert_down_sg_arr}};
+
+    (void)unused;
+    for (uint32_t i = 0; i < COR_COUNT(cases); i++) {
+        struct expert_case c = cases[i];
+        struct expert_data d;
+
+        if (c.n_tokens > 3)
+            c.n_tokens = 3;
+        expert_make(&d, &c);
+        for (uint32_t v = 0; v < 4; v++) {
+            bool all = v == 0 || v == 3; /* the others differ from these in one way each */
+
+            if (!kt_wanted(i) || (!all && i % 4 != 1))
+                continue;
+            expert_step(&d, one[0][v], false, false, v >= 2);
+            expert_step(&d, one[1][v], true, false, v >= 2);
+        }
+        expert_free(&d);
+    }
+}
+
+static void test_expert_tiles(void **unused)
+{
+    (void)unused;
+    for (uint32_t i = 0; i < COR_COUNT(cases); i++) {
+        struct expert_case c = cases[i];
+        struct expert_data d;
+
+        if (!kt_wanted(i + 2))
+            continue;
+        c.wg = 128;
+        expert_make(&d, &c);
+        expert_step(&d, GPU_K_expert_gate_up_tile_arr, false, true, true);
+        expert_step(&d, GPU_K_expert_down_tile_arr, true, true, true);
+        if (i == 3) {
+            expert_step(&d, GPU_K_expert_gate_up_tile, false, true, false);
+            expert_step(&d, GPU_K_expert_down_tile, true, true, false);
+        }
+        expert_free(&d);
+    }
+}
+
+/* ---- combine
+ * ------------------------------------------------------------------------------------------------ */
+
+static void combine_case(uint32_t dim, uint32_t k, uint32_t n_tokens, bool shared)
+{
+    const struct spec_combine spec = {64, dim, k, shared};
+    uint32_t *sel = kt_words((size_t)n_tokens * k * 2);
+    float *y = kt_floats((size_t)n_tokens * k * dim), *ysh = kt_floats((size_t)n_tokens * dim);
+    float *x = kt_floats((size_t)n_tokens * dim);
+    double *want = cor_array((size_t)n_tokens * dim, sizeof(*want));
+    struct kt_buf bufs[] = {{sel, (size_t)n_tokens * k * 8, KT_IN, false},
+                            {y, (size_t)n_tokens * k * dim * 4, KT_IN, false},
+                            {ysh, shared ? (size_t)n_tokens * dim * 4 : 4, KT_IN, true},
+                            {x, (size_t)n_tokens * dim * 4, KT_INOUT, false}};
+
+    kt_choose(sel, n_tokens, 64, k, true);
+    for (uint32_t t = 0; t < n_tokens; t++)
+        for (uint32_t i = 0; i < dim; i++) {
+            double *w = want + (size_t)t * dim + i;
+
+            *w = x[(size_t)t * dim + i] + (shared ? (double)ysh[(size_t)t * dim + i] : 0);
+            for (uint32_t j = 0; j < k; j++) {
+                size_t pair = (size_t)t * k + j;
+
+                if (sel[2 * pair] == NONE)
+                    y[pair * dim + i] = NAN; /* never written: not read either */
+                else
+                    *w += (double)kt_float(sel[2 * pair + 1]) * y[pair * dim + i];
+            }
+        }
+    KT_RUN(GPU_K_combine, spec, NULL, bufs, (dim + 63) / 64, n_tokens, 1);
+    kt_close("combine", x, want, (size_t)n_tokens * dim, KT_NMSE, KT_LARGEST);
+    cor_free(sel);
+    cor_free(y);
+    cor_free(ysh);
+    cor_free(x);
+    cor_free(want);
+}
+
+static void test_combine(void **unused)
+{
+    (void)unused;
+    combine_case(1, 1, 1, false);
+    combine_case(150, 7, 4, true);
+    combine_case(64, 32, 7, false);
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_experts),
+        cmocka_unit_test(test_expert_tiles),
+        cmocka_unit_test(test_combine),
+    };
+
+    return kt_main(KT_MOE, tests, COR_COUNT(tests));
+}

@@ -1,0 +1,426 @@
+/* Kernels that steer a step against plain C: publish, router, resolve, group. */
+#include <math.h>
+#include <stdio.h>
+
+#include "support/kernel_test.h"
+
+/* ---- publish
+ * ------------------------------------------------------------------------------------------------ */
+
+static uint32_t grid_of(const uint32_t *step, uint32_t mode, uint32_t a)
+{
+    switch (mode) {
+    case DIM_FIXED:
+        return a;
+    case DIM_TOKENS:
+        return (step[STEP_N_TOKENS] + a - 1) / a;
+    case DIM_ROWS:
+        return (step[STEP_N_ROWS] + a - 1) / a;
+    case DIM_CONTEXT:
+        return (step[STEP_POS] + step[STEP_N_TOKENS] + a - 1) / a;
+    default:
+        return 0;
+    }
+}
+
+static void publish_case(uint32_t n_tokens, uint32_t n_rows, uint32_t pos, uint32_t first, uint32_t n_changes)
+{
+    enum { CHUNK = 40, DISPATCHES = 57, TABLE = 300, STEP = STEP_TOKENS + CHUNK + 2 * TABLE };
+    const struct spec_publish spec = {.wg = 64};
+    uint32_t step[STEP], tmpl[TMPL_HEAD + DISPATCHES * TMPL_WORDS] = {DISPATCHES}, args[DISPATCHES * 3];
+    uint32_t state[STEP_TOKENS + CHUNK], table[TABLE], want[TABLE], mail[MAIL_WORDS];
+    struct kt_buf bufs[] = {{step, sizeof(step), KT_IN, false},     {tmpl, sizeof(tmpl), KT_IN, false},
+                            {args, sizeof(args), KT_OUT, true},     {state, sizeof(state), KT_OUT, false},
+                            {table, sizeof(table), KT_INOUT, true}, {mail, sizeof(mail), KT_OUT, true}};
+
+    for (uint32_t i = 0; i < STEP; i++)
+        step[i] = kt_below(1u << 30);
+    step[STEP_N_TOKENS] = n_tokens;
+    step[STEP_POS] = pos;
+    step[STEP_FIRST] = first;
+    step[STEP_N_ROWS] = n_rows;
+    step[STEP_N_CHANGES] = n_changes;
+    step[STEP_CHUNK] = CHUNK;
+    for (uint32_t i = 0; i < TABLE; i++)
+        want[i] = table[i] = i % 3 ? i : NONE;
+    for (uint32_t i = 0; i < n_changes; i++) {
+        uint32_t *change = step + STEP_TOKENS + CHUNK + 2 * i;
+
+        change[0] = (i * 7 + 3) % TABLE; /* distinct: 7 and 300 share no factor */
+        change[1] = i % 4 ? kt_below(1000) : NONE;
+        want[change[0]] = change[1];
+    }
+    if (n_changes)
+        step[STEP_TOKENS + CHUNK + 2 * (n_changes - 1)] = TABLE + 5; /* outside: ignored */
+    if (n_changes)
+        want[((n_changes - 1) * 7 + 3) % TABLE] = table[((n_changes - 1) * 7 + 3) % TABLE];
+    for (uint32_t i = 0; i < DISPATCHES * 3; i++) {
+        tmpl[TMPL_HEAD + 2 * i] = kt_below(5);
+        tmpl[TMPL_HEAD + 2 * i + 1] = 1 + kt_below(200);
+    }
+    KT_RUN(GPU_K_publish, spec, NULL, bufs, 1, 1, 1);
+    for (uint32_t i = 0; i < DISPATCHES * 3; i++)
+        assert_int_equal(
+            args[i], i < first * 3 ? 0 : grid_of(step, tmpl[TMPL_HEAD + 2 * i], tmpl[TMPL_HEAD + 2 * i + 1]));
+    for (uint32_t i = 0; i < STEP_TOKENS + CHUNK; i++)
+        assert_int_equal(state[i], i < STEP_TOKENS + n_tokens ? step[i] : KT_POISON);
+    assert_memory_equal(table, want, sizeof(want));
+    assert_int_equal(mail[MAIL_LAYER], NONE);
+    assert_int_equal(mail[MAIL_N_MISSING], 0);
+    for (uint32_t i = 0; i < MAX_EXPERTS / 32; i++)
+        assert_int_equal(mail[MAIL_MISSING + i], 0);
+}
+
+static void test_publish(void **unused)
+{
+    (void)unused;
+    publish_case(1, 1, 0, 0, 0);
+    publish_case(40, 40, 1000, 0, 300);
+    publish_case(17, 0, 127, 33, 5);
+    publish_case(1, 1, 4095, 57, 1);
+}
+
+/* ---- router
+ * ------------------------------------------------------------------------------------------------- */
+
+struct routing {
+    uint32_t n_experts, k_used;
+    bool norm;
+    float scale;
+    const uint32_t *mask; /* of the layer; NULL: all */
+};
+
+static bool is_allowed(const struct routing *r, uint32_t e)
+{
+    return !r->mask || (r->mask[e / 32] >> (e % 32) & 1);
+}
+
+/* True when expert a comes before b: larger logit, then lower id; NaN is lowest. */
+static bool ranks_before(const float *logits, uint32_t a, uint32_t b)
+{
+    float x = logits[a], y = logits[b];
+
+    if (isnan(x) || isnan(y))
+        return isnan(x) == isnan(y) ? a < b : !isnan(x);
+    return x != y ? x > y : a < b;
+}
+
+static void route_want(const struct routing *r, const float *logits, uint32_t *ids, double *weights)
+{
+    double sum = 0, chosen = 0;
+    uint32_t n = 0, order[MAX_EXPERTS];
+
+    for (uint32_t e = 0; e < r->n_experts; e++) {
+        uint32_t at = n;
+
+        if (!is_allowed(r, e))
+            continue;
+        for (; at > 0 && ranks_before(logits, e, order[at - 1]); at--)
+            order[at] = order[at - 1];
+        order[at] = e;
+        n++;
+    }
+    for (uint32_t i = 0; i < n; i++)
+        sum += exp((double)logits[order[i]] - logits[order[0]]);
+    for (uint32_t j = 0; j < r->k_used; j++) {
+        ids[j] = j < n ? order[j] : NONE;
+        weights[j] = j < n ? exp((double)logits[order[j]] - logits[order[0]]) / sum : 0;
+        chosen += weights[j];
+    }
+    for (uint32_t j = 0; j < r->k_used && n; j++)
+        weights[j] *= r->scale / (r->norm ? chosen : 1.0);
+}
+
+/* Layer 1 of a mask of two layers, three tokens. sel: 3 * k_used * 2 words. */
+static void route_run(const struct routing *r, const float *logits, uint32_t *sel)
+{
+    const struct spec_router spec = {128, r->n_experts, r->k_used, r->norm, kt_bits(r->scale)};
+    const struct push_layer push = {1};
+    uint32_t words = (r->n_experts + 31) / 32, *mask = kt_words((size_t)words * 2);
+    struct kt_buf bufs[] = {{(void *)(uintptr_t)logits, (size_t)3 * r->n_experts * 4, KT_IN, false},
+                            {mask, (size_t)words * 8, KT_IN, false},
+                            {sel, (size_t)3 * r->k_used * 8, KT_OUT, false}};
+
+    for (uint32_t i = 0; i < words; i++)
+        mask[words + i] = r->mask ? r->mask[i] : NONE;
+    KT_RUN(GPU_K_router, spec, &push, bufs, 1, 3, 1);
+    cor_free(mask);
+}
+
+static void route_case(const struct routing *r, const float *logits)
+{
+    uint32_t *sel = kt_words((size_t)3 * r->k_used * 2), ids[MAX_TOP_K];
+    double weights[MAX_TOP_K],
+        sum_err = ldexp(r->n_experts, -24); /* a sum in one row of n terms: n roundings */
+    float got[MAX_TOP_K];
+
+    route_run(r, logits, sel);
+    for (uint32_t t = 0; t < 3; t++) {
+        const uint32_t *s = sel + (size_t)t * r->k_used * 2;
+
+        route_want(r, logits + (size_t)t * r->n_experts, ids, weights);
+        for (uint32_t j = 0; j < r->k_used; j++) {
+            if (s[2 * j] != ids[j])
+                fail_msg("router: %u experts, token %u, rank %u: %u, expected %u", r->n_experts, t, j,
+                         s[2 * j], ids[j]);
+            got[j] = kt_float(s[2 * j + 1]);
+        }
+        kt_close("router: weights", got, weights, r->k_used, KT_NMSE + sum_err * sum_err,
+                 KT_LARGEST + sum_err);
+    }
+    cor_free(sel);
+}
+
+static void test_router(void **unused)
+{
+    static const uint32_t sizes[][2] = {{1, 1}, {5, 2}, {127, 7}, {128, 8}, {512, 32}, {33, 32}};
+
+    (void)unused;
+    for (uint32_t i = 0; i < COR_COUNT(sizes); i++) {
+        struct routing r = {sizes[i][0], sizes[i][1], i % 2, i % 3 ? 1.0f : 2.5f, NULL};
+        float *logits = kt_floats((size_t)3 * r.n_experts);
+        uint32_t mask[MAX_EXPERTS / 32];
+
+        for (uint32_t e = 0; e < 3 * r.n_experts; e++)
+            logits[e] *= 5;
+        route_case(&r, logits);
+        for (uint32_t e = 0; e < 3 * r.n_experts; e++) /* many equals; both zeros */
+            logits[e] = e % 5 ? (float)(int)(logits[e]) / 4 : -0.0f;
+        route_case(&r, logits);
+        for (uint32_t w = 0; w < MAX_EXPERTS / 32; w++)
+            mask[w] = kt_below(NONE);
+        r.mask = mask;
+        route_case(&r, logits);
+        memset(mask, 0, sizeof(mask)); /* nobody, then one: fewer than k_used */
+        route_case(&r, logits);
+        mask[(r.n_experts - 1) / 32] = 1u << ((r.n_experts - 1) % 32);
+        route_case(&r, logits);
+        cor_free(logits);
+    }
+}
+
+/* Whatever the logits are: ids distinct, allowed and valid. */
+static void test_router_wild(void **unused)
+{
+    static const uint32_t bits[] = {0x7fc00000, 0xffc00001, 0x7f800000, 0xff800000, 1,         0x80000001,
+                                    0x7f7fffff, 0xff7fffff, 0,          0x80000000, 0x3f800000};
+    const uint32_t mask[4] = {0xfffffff0, 0x0fffffff, NONE, NONE};
+    const struct routing r = {127, 7, true, 1, mask};
+    uint32_t sel[3 * 7 * 2];
+
+    (void)unused;
+    for (uint32_t round = 0; round < 20; round++) {
+        float logits[3 * 127];
+        uint32_t kinds = 1 + kt_below(COR_COUNT(bits)), ids[7];
+        double weights[7];
+
+        for (uint32_t i = 0; i < 3 * 127; i++)
+            logits[i] = kt_float(round ? bits[kt_below(kinds)] : 0x7fc00000u); /* all NaN first */
+        route_run(&r, logits, sel);
+        for (uint32_t t = 0; t < 3; t++) {
+            uint32_t seen[4] = {0};
+
+            route_want(&r, logits + t * 127, ids, weights);
+            for (uint32_t j = 0; j < 7; j++) {
+                uint32_t id = sel[(t * 7 + j) * 2];
+
+                assert_true(id < 127 && is_allowed(&r, id));
+                assert_false(seen[id / 32] >> (id % 32) & 1);
+                seen[id / 32] |= 1u << (id % 32);
+                /* devices may flush subnormals, which then tie with zero: only those rounds go unchecked here
+                 */
+                if (kinds < 5)
+                    assert_int_equal(id, ids[j]);
+            }
+        }
+    }
+}
+
+/* Experts masked or left out of the model: the same bits. */
+static void test_router_carve(void **unused)
+{
+    enum { FULL = 128, T = 3, K = 7 };
+    float logits[T * FULL], carved[T * FULL];
+    uint32_t mask[FULL / 32], kept[FULL], n = 0, sel[T * K * 2], sel_carved[T * K * 2];
+
+    (void)unused;
+    for (uint32_t w = 0; w < FULL / 32; w++)
+        mask[w] = kt_below(NONE);
+    for (uint32_t e = 0; e < FULL; e++)
+        if (mask[e / 32] >> (e % 32) & 1)
+            kept[n++] = e;
+    for (uint32_t i = 0; i < T * FULL; i++)
+        logits[i] = kt_uniform(-6, 6);
+    for (uint32_t t = 0; t < T; t++)
+        for (uint32_t i = 0; i < n; i++)
+            carved[t * n + i] = logits[t * FULL + kept[i]];
+    route_run(&(struct routing){FULL, K, true, 1, mask}, logits, sel);
+    route_run(&(struct routing){n, K, true, 1, NULL}, carved, sel_carved);
+    for (uint32_t i = 0; i < T * K; i++) {
+        assert_int_equal(sel[2 * i], kept[sel_carved[2 * i]]);
+        assert_int_equal(sel[2 * i + 1], sel_carved[2 * i + 1]);
+    }
+}
+
+/* ---- resolve and group
+ * -------------------------------------------------------------------------------------- */
+
+enum { DISPATCHES = 20, NEXT = 6, TILES0 = 7, N_TILES = 3 };
+
+/* Mailbox and arguments after a run: halted for `missing`, or as they were. */
+static void check_halt(const uint32_t *mail, const uint32_t *args, uint32_t layer, const uint32_t *missing,
+                       bool tiles, uint32_t n_tiles)
+{
+    uint32_t n = 0;
+
+    for (uint32_t i = 0; i < MAX_EXPERTS; i++)
+        n += missing[i / 32] >> (i % 32) & 1;
+    assert_int_equal(mail[MAIL_LAYER], n ? layer : 77);
+    assert_int_equal(mail[MAIL_N_MISSING], n ? n : 77);
+    for (uint32_t i = 0; i < MAX_EXPERTS / 32; i++)
+        assert_int_equal(mail[MAIL_MISSING + i], n ? missing[i] : 77);
+    for (uint32_t i = 0; i < DISPATCHES * 3; i++) {
+        uint32_t want = 1000 + i, d = i / 3;
+
+        if (n && d >= NEXT)
+            want = 0;
+        else if (tiles && d >= TILES0 && d < TILES0 + N_TILES && i % 3 == 1)
+            want = n_tiles;
+        assert_int_equal(args[i], want);
+    }
+}
+
+static void halt_start(uint32_t *mail, uint32_t *args)
+{
+    for (uint32_t i = 0; i < MAIL_WORDS; i++)
+        mail[i] = 77;
+    for (uint32_t i = 0; i < DISPATCHES * 3; i++)
+        args[i] = 1000 + i;
+}
+
+static void resolve_case(uint32_t n_experts, uint32_t k, uint32_t n_missing, bool hole)
+{
+    const struct spec_resolve spec = {32, n_experts, k};
+    const struct push_resolve push = {1, NEXT};
+    uint32_t *table = kt_words((size_t)n_experts * 2), sel[MAX_TOP_K * 2], mail[MAIL_WORDS],
+             args[DISPATCHES * 3];
+    uint32_t missing[MAX_EXPERTS / 32] = {0};
+    struct kt_buf bufs[] = {{sel, (size_t)k * 8, KT_IN, false},
+                            {table, (size_t)n_experts * 8, KT_IN, false},
+                            {mail, sizeof(mail), KT_INOUT, true},
+                            {args, sizeof(args), KT_INOUT, true}};
+
+    kt_choose(sel, 1, n_experts, k, hole);
+    halt_start(mail, args);
+    for (uint32_t e = 0; e < n_experts; e++) {
+        table[e] = NONE; /* another layer's */
+        table[n_experts + e] = e * 3;
+    }
+    for (uint32_t j = 0; j < n_missing && sel[2 * j] != NONE; j++) {
+        table[n_experts + sel[2 * j]] = NONE;
+        missing[sel[2 * j] / 32] |= 1u << (sel[2 * j] % 32);
+    }
+    KT_RUN(GPU_K_resolve, spec, &push, bufs, 1, 1, 1);
+    check_halt(mail, args, 1, missing, false, 0);
+    cor_free(table);
+}
+
+static void test_resolve(void **unused)
+{
+    (void)unused;
+    resolve_case(1, 1, 0, false);
+    resolve_case(1, 1, 1, false);
+    resolve_case(127, 7, 0, true);
+    resolve_case(127, 7, 3, false);
+    resolve_case(512, 32, 31, true);
+}
+
+/* Every pair of every expert stands in exactly one of the expert's tiles. */
+static uint32_t check_tiles(const uint32_t *sel, uint32_t n_pairs, uint32_t n_experts, const uint32_t *slots,
+                            const uint32_t *tiles, const uint32_t *pairs)
+{
+    uint32_t n_tiles = 0, *seen = kt_words(n_pairs), first = 0;
+
+    for (uint32_t e = 0; e < n_experts; e++) {
+        uint32_t left = 0;
+
+        for (uint32_t i = 0; i < n_pairs; i++)
+            left += sel[2 * i] == e;
+        while (left) {
+            const uint32_t *tile = tiles + (size_t)n_tiles++ * TILE_WORDS;
+            uint32_t n = left < TILE_TOKENS ? left : TILE_TOKENS;
+
+            assert_int_equal(tile[TILE_EXPERT], e);
+            assert_int_equal(tile[TILE_SLOT], slots[e]);
+            assert_int_equal(tile[TILE_FIRST], first);
+            assert_int_equal(tile[TILE_COUNT], n);
+            for (uint32_t i = 0; i < n; i++, first++) {
+                assert_true(pairs[first] < n_pairs && sel[2 * pairs[first]] == e);
+                assert_int_equal(seen[pairs[first]]++, 0);
+            }
+            left -= n;
+        }
+    }
+    for (uint32_t i = first; i < n_pairs; i++)
+        assert_int_equal(pairs[i], KT_POISON);
+    cor_free(seen);
+    return n_tiles;
+}
+
+static void group_case(uint32_t n_tokens, uint32_t n_experts, uint32_t k, uint32_t popular, bool absent)
+{
+    const struct spec_resolve spec = {128, n_experts, k};
+    const struct push_group push = {1, NEXT, TILES0, N_TILES};
+    uint32_t n_pairs = n_tokens * k, max_tiles = n_pairs / TILE_TOKENS + n_experts;
+    uint32_t *state = kt_state(n_tokens, 0, 0, 1), *sel = kt_words((size_t)n_pairs * 2);
+    uint32_t *table = kt_words((size_t)n_experts * 2), *tiles = kt_words((size_t)max_tiles * TILE_WORDS);
+    uint32_t *pairs = kt_words(n_pairs), mail[MAIL_WORDS], args[DISPATCHES * 3],
+             missing[MAX_EXPERTS / 32] = {0};
+    struct kt_buf bufs[] = {{state, STEP_TOKENS * 4, KT_IN, false},
+                            {sel, (size_t)n_pairs * 8, KT_IN, false},
+                            {table, (size_t)n_experts * 8, KT_IN, false},
+                            {tiles, (size_t)max_tiles * TILE_WORDS * 4, KT_OUT, false},
+                            {pairs, (size_t)n_pairs * 4, KT_OUT, false},
+                            {mail, sizeof(mail), KT_INOUT, true},
+                            {args, sizeof(args), KT_INOUT, true}};
+
+    kt_choose(sel, n_tokens, popular ? popular : n_experts, k, n_tokens > 1 && k > 1);
+    for (uint32_t e = 0; e < n_experts; e++) {
+        table[e] = NONE;
+        table[n_experts + e] = absent && e % 3 == 0 ? NONE : n_experts - e;
+    }
+    for (uint32_t i = 0; i < n_pairs; i++)
+        if (sel[2 * i] != NONE && table[n_experts + sel[2 * i]] == NONE)
+            missing[sel[2 * i] / 32] |= 1u << (sel[2 * i] % 32);
+    halt_start(mail, args);
+    KT_RUN(GPU_K_group, spec, &push, bufs, 1, 1, 1);
+    check_halt(mail, args, 1, missing, true,
+               check_tiles(sel, n_pairs, n_experts, table + n_experts, tiles, pairs));
+    cor_free(state);
+    cor_free(sel);
+    cor_free(table);
+    cor_free(tiles);
+    cor_free(pairs);
+}
+
+static void test_group(void **unused)
+{
+    (void)unused;
+    group_case(1, 1, 1, 0, false);
+    group_case(300, 127, 7, 0, false);
+    group_case(200, 127, 1, 1, false); /* one expert for every token */
+    group_case(65, 16, 7, 9, true);    /* empty and absent experts */
+    group_case(70, 512, 32, 0, true);
+    group_case(33, 512, 4, 4, false); /* 33 tokens for each of four: a tile and one more */
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_publish),     cmocka_unit_test(test_router),
+        cmocka_unit_test(test_router_wild), cmocka_unit_test(test_router_carve),
+        cmocka_unit_test(test_resolve),     cmocka_unit_test(test_group),
+    };
+
+    return kt_main(KT_STEP, tests, COR_COUNT(tests));
+}
