@@ -50,11 +50,11 @@ static void print_list(const cJSON *list, int indent)
     {
         const int n = (int)strlen(v->valuestring);
 
-        if (column + n > 100) {
+        if (column > indent && column + n > 100) {
             printf("\n%*s", indent, "");
             column = indent;
         }
-        printf("%s ", v->valuestring);
+        printf("%s%s", column > indent ? " " : "", v->valuestring);
         column += n + 1;
     }
     printf("\n");

@@ -85,8 +85,10 @@ done:
     return st;
 }
 
-/* Queue-submit validation is off by default up to layer 1.3.250 or so, and there is no public structure that
- * asks for it; the layers of those years read this private one. Newer layers check submits by default. */
+/* Queue-submit validation is off by default in the layer of Debian 12, and no public structure asks for it:
+ * that layer reads this private one. Later layers check submits by default; those between take
+ * VK_LAYER_ENABLES (docs/DEVICES.md). */
+#define LAYER_WITH_PRIVATE   VK_MAKE_API_VERSION(0, 1, 3, 239)
 #define LAYER_SETTINGS_STYPE ((VkStructureType)0x7ffffffe)
 #define LAYER_STRING_ARRAY   8
 
@@ -133,7 +135,7 @@ static void chain_init(struct instance_chain *c, struct gpu_instance *inst, uint
     c->features.sType = VK_STRUCTURE_TYPE_VALIDATION_FEATURES_EXT;
     c->features.enabledValidationFeatureCount = 1;
     c->features.pEnabledValidationFeatures = c->enables;
-    if (layer >= VK_MAKE_API_VERSION(0, 1, 3, 211) && layer < VK_MAKE_API_VERSION(0, 1, 3, 250)) {
+    if (layer == LAYER_WITH_PRIVATE) {
         memcpy(c->setting.name, "enables", sizeof("enables"));
         c->setting.type = LAYER_STRING_ARRAY;
         c->setting.data.string.chars = submit;

@@ -36,7 +36,6 @@ enum vkmoe_status gpu_alive(const struct gpu_device *dev, struct vkmoe_err *err)
     X(feedback, "VK_EXT_pipeline_creation_feedback")       \
     X(driver_props, "VK_KHR_driver_properties")            \
     X(float16_int8, "VK_KHR_shader_float16_int8")          \
-    X(storage16, "VK_KHR_16bit_storage")                   \
     X(int_dot, "VK_KHR_shader_integer_dot_product")        \
     X(buffer_address, "VK_KHR_buffer_device_address")      \
     X(host_memory, "VK_EXT_external_memory_host")          \
@@ -137,9 +136,9 @@ struct gpu_device {
     struct gpu_upload up;
 
     VkPipelineCache cache;
-    char *cache_path;   /* NULL: not kept on disk */
-    uint64_t cache_sum; /* of the blob that was loaded */
-    uint32_t n_compiled;        /* pipelines that did not come from the cache */
+    char *cache_path;    /* NULL: not kept on disk */
+    uint64_t cache_sum;  /* of the blob that was loaded */
+    uint32_t n_compiled; /* pipelines that did not come from the cache */
     struct gpu_pipeline *pipelines;
     VkShaderModule modules[GPU_KERNEL_COUNT]; /* made on first use */
 

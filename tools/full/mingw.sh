@@ -8,7 +8,7 @@ cd "$(dirname "$0")/../.."
 install gcc-mingw-w64-x86-64 "${BUILD_PACKAGES[@]}"
 headers=$(mktemp -d)
 trap 'rm -rf "$headers"' EXIT
-ln -s /usr/include/vulkan /usr/include/vk_video /usr/include/volk.h /usr/include/cjson "$headers"
+ln -s /usr/include/vulkan /usr/include/vk_video /usr/include/volk.h /usr/include/volk.c /usr/include/cjson "$headers"
 for name in pcre2.h; do
     ln -s "$(find /usr/include -name "$name" | head -n 1)" "$headers/$name"
 done
