@@ -83,6 +83,8 @@ def environment(driver, args):
             return None
         env.update(more)
         env["VK_DRIVER_FILES"] = env["VK_ICD_FILENAMES"] = files[0]
+    if args.wrapper:
+        env["VKMOE_TEST_WRAPPER"] = args.wrapper  # for the program that tests run
     if args.sanitized:
         env["ASAN_OPTIONS"] = "detect_leaks=1:allocator_may_return_null=1"
         env["UBSAN_OPTIONS"] = "print_stacktrace=1:halt_on_error=1"

@@ -2,6 +2,8 @@
 #ifndef CLI_H
 #define CLI_H
 
+#include <stdio.h>
+
 #include "core/status.h"
 
 enum { CLI_GOOD = 0, CLI_FAILED = 1, CLI_USAGE = 2 };
@@ -39,6 +41,9 @@ int cli_parse(const struct cli_cmd *cmd, const struct cli_opt *opts, int argc, c
 int cli_error(const struct vkmoe_err *err);
 /* One line "vkmoe NAME: ...; try vkmoe NAME --help" on stderr; returns CLI_USAGE. */
 int cli_usage(const struct cli_cmd *cmd, const char *fmt, ...) COR_PRINTF(2, 3);
+/* Prints text from column `column` on, broken at spaces outside [] to stay within 80 columns, with further lines
+ * indented; then a newline. */
+void cli_wrap(FILE *to, const char *text, int column, int indent);
 
 /* Warnings and errors of the library to stderr. main installs it; pass it as vkmoe_params.log too. */
 void cli_log(void *user, enum vkmoe_log_level level, const char *line);
@@ -60,7 +65,8 @@ enum vkmoe_status cli_parse_ids(const char *list, int32_t **ids, size_t *n, stru
 struct cli_progress {
     const char *what;
     uint64_t start_ns, last_ns;
-    bool shown;
+    int width; /* of the line on the terminal; 0: none */
+    const char *unit; /* of done and total; NULL: bytes, shown as MiB */
 };
 void cli_progress_step(void *user, uint64_t done, uint64_t total);
 void cli_progress_end(struct cli_progress *p);

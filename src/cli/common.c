@@ -1,6 +1,7 @@
 /* What subcommands share beside options: error lines, standard output, the bundled model, input text,
  * progress, JSON. Knows files and terminals; no model and no device. */
 #include <errno.h>
+#include <inttypes.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -139,8 +140,8 @@ void cli_progress_step(void *user, uint64_t done, uint64_t total)
     struct cli_progress *p = user;
     uint64_t now = cor_now_ns();
     double part, seconds;
-    char bar[BAR + 1];
-    char left[32] = "";
+    char bar[BAR + 1], left[32] = "", size[48];
+    int n;
 
     if (!p->start_ns)
         p->start_ns = p->last_ns = now;
@@ -154,17 +155,21 @@ void cli_progress_step(void *user, uint64_t done, uint64_t total)
     bar[BAR] = '\0';
     if (part > 0.01 && seconds > 1)
         snprintf(left, sizeof(left), ", %.0f s left", seconds / part * (1 - part));
-    fprintf(stderr, "\r%s %s %3.0f %% of %.1f MiB%-16s", p->what, bar, part * 100, (double)total / 1048576,
-            left);
+    if (p->unit)
+        snprintf(size, sizeof(size), "%" PRIu64 " %s", total, p->unit);
+    else
+        snprintf(size, sizeof(size), "%.1f MiB", (double)total / 1048576);
+    n = fprintf(stderr, "\r%s %s %3.0f %% of %s%s", p->what, bar, part * 100, size, left) - 1;
+    fprintf(stderr, "%*s", p->width > n ? p->width - n : 0, ""); /* covers what the line before was longer */
     fflush(stderr);
-    p->shown = true;
+    p->width = n;
 }
 
 void cli_progress_end(struct cli_progress *p)
 {
-    if (p->shown)
-        fprintf(stderr, "\r%*s\r", (int)strlen(p->what) + BAR + 48, "");
-    p->shown = false;
+    if (p->width)
+        fprintf(stderr, "\r%*s\r", p->width, "");
+    p->width = 0;
     p->start_ns = 0;
 }
 

@@ -28,7 +28,7 @@ static int run(const struct cli_cmd *cmd, int argc, char **argv)
          0},
         {NULL, CLI_FLAG, NULL, NULL, NULL, 0, 0},
     };
-    struct cli_progress bar = {"converting", 0, 0, false};
+    struct cli_progress bar = {.what = "converting"};
     struct mdl_convert_params p = {0};
     const struct mdl_type_info *info;
     struct vkmoe_err err;
@@ -62,7 +62,7 @@ static int run(const struct cli_cmd *cmd, int argc, char **argv)
 
 const struct cli_cmd cli_convert = {
     "convert",
-    "write a Hugging Face EMO directory, or an F32, F16 or BF16 GGUF file, as GGUF",
+    "write a Hugging Face EMO directory or a GGUF file as GGUF",
     "DIR|IN.gguf -o FILE --type f32|f16|bf16|q8_0|q4_0",
     "  vkmoe convert emo-nano/ -o emo-nano-q8_0.gguf --type q8_0\n",
     run,

@@ -433,7 +433,7 @@ done:
 
 const struct cli_cmd cli_inspect = {
     "inspect",
-    "show what a GGUF file holds: architecture, sizes by part, formats, tokenizer, provenance",
+    "show what a GGUF file holds: sizes by part, formats, tokenizer",
     "[FILE] [--json] [--tensors]",
     "  vkmoe inspect emo-nano-q8_0.gguf\n  vkmoe inspect --json --tensors emo-nano-q8_0.gguf\n",
     run,

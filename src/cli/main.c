@@ -25,11 +25,13 @@ static void help(FILE *to)
 {
     fprintf(to, "vkmoe %s: mixture-of-experts language models on any Vulkan GPU\n\n", vkmoe_version());
     fprintf(to, "usage: vkmoe COMMAND [OPTION...]\n\ncommands:\n");
-    for (size_t i = 0; commands[i]; i++)
-        fprintf(to, "  %-10s %s\n", commands[i]->name, commands[i]->summary);
-    fprintf(to, "\n`vkmoe COMMAND --help` shows a command's options and an example. Without -m every command "
-                "uses the\n"
-                "bundled model. Exit status: 0 good, 1 the operation failed, 2 wrong usage.\n\n"
+    for (size_t i = 0; commands[i]; i++) {
+        fprintf(to, "  %-10s ", commands[i]->name);
+        cli_wrap(to, commands[i]->summary, 13, 13);
+    }
+    fprintf(to, "\n`vkmoe COMMAND --help` shows a command's options and an example. Without -m\n"
+                "every command uses the bundled model. Results go to standard output, the rest\n"
+                "to standard error. Exit status: 0 good, 1 the operation failed, 2 wrong usage.\n\n"
                 "example:\n  vkmoe run -p \"In the beginning\" -n 64\n");
 }
 
@@ -37,6 +39,7 @@ static void help(FILE *to)
 static int dispatch(int argc, char **argv)
 {
     const struct cli_cmd *cmd;
+    struct vkmoe_err err;
 
     if (argc < 2) {
         help(stderr);
@@ -63,8 +66,8 @@ static int dispatch(int argc, char **argv)
     cmd = find(argv[1]);
     if (cmd)
         return cmd->run(cmd, argc - 1, argv + 1);
-    fprintf(stderr, "vkmoe: no command '%s'; `vkmoe --help` lists them\n", argv[1]);
-    return CLI_USAGE;
+    cor_fail(&err, VKMOE_ERR_ARGUMENT, "no command '%.80s'; `vkmoe --help` lists them", argv[1]);
+    return cli_error(&err);
 }
 
 int main(int argc, char **argv)

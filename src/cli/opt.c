@@ -13,14 +13,42 @@
 
 int cli_usage(const struct cli_cmd *cmd, const char *fmt, ...)
 {
+    char text[384];
+    struct vkmoe_err line;
     va_list ap;
 
-    fprintf(stderr, "vkmoe %s: ", cmd->name);
     va_start(ap, fmt);
-    vfprintf(stderr, fmt, ap);
+    vsnprintf(text, sizeof(text), fmt, ap);
     va_end(ap);
-    fprintf(stderr, "; try `vkmoe %s --help`\n", cmd->name);
+    /* cor_fail keeps it one line, whatever was typed. */
+    cor_fail(&line, VKMOE_ERR_ARGUMENT, "%s: %s; try `vkmoe %s --help`", cmd->name, text, cmd->name);
+    fprintf(stderr, "vkmoe %s\n", line.message);
     return CLI_USAGE;
+}
+
+void cli_wrap(FILE *to, const char *text, int column, int indent)
+{
+    int spaces = 0;
+
+    while (*text) {
+        int n = 0, depth = 0; /* the next word, with [...] as part of one */
+
+        while (text[n] && (text[n] != ' ' || depth > 0)) {
+            depth += (text[n] == '[') - (text[n] == ']');
+            n++;
+        }
+        if (spaces && column + spaces + n > 80) {
+            fputc('\n', to);
+            column = 0;
+            spaces = indent;
+        }
+        fprintf(to, "%*s%.*s", spaces, "", n, text);
+        column += spaces + n;
+        text += n;
+        spaces = (int)strspn(text, " ");
+        text += spaces;
+    }
+    fputc('\n', to);
 }
 
 /* True when word (n bytes) is one of the spellings in "-n|--n-predict". */
@@ -58,14 +86,20 @@ static void help_line(const char *names, const char *arg, const char *text)
     if (arg)
         snprintf(left + n, sizeof(left) - n, " %s", arg);
     if (strlen(left) > 26)
-        printf("  %s\n  %-26s  %s\n", left, "", text);
+        printf("  %s\n%30s", left, "");
     else
-        printf("  %-26s  %s\n", left, text);
+        printf("  %-26s  ", left);
+    cli_wrap(stdout, text, 30, 30);
 }
 
 static int print_help(const struct cli_cmd *cmd, const struct cli_opt *opts)
 {
-    printf("usage: vkmoe %s %s\n\n%s\n\noptions:\n", cmd->name, cmd->synopsis, cmd->summary);
+    const int indent = printf("usage: vkmoe %s ", cmd->name);
+
+    cli_wrap(stdout, cmd->synopsis, indent, indent);
+    putchar('\n');
+    cli_wrap(stdout, cmd->summary, 0, 0);
+    printf("\noptions:\n");
     for (; opts->names; opts++)
         help_line(opts->names, opts->kind == CLI_FLAG ? NULL : opts->arg, opts->help);
     help_line(HELP_NAMES, NULL, "show this text");

@@ -8,6 +8,8 @@
 #include "core/npy.h"
 #include "core/os.h"
 
+enum { N_CONTEXT = -1, N_DEFAULT = -2 }; /* values of n_predict */
+
 struct options {
     struct cli_engine e;
     const char *prompt, *file, *tokens, *force, *logits_out;
@@ -18,13 +20,16 @@ struct options {
 
 struct generation {
     struct options *o;
+    char *prompt_text, *force_text; /* as given; NULL where ids were given or nothing is forced */
+    size_t prompt_bytes, force_bytes;
     int32_t *prompt, *out, *forced;
-    size_t n_prompt, n_out, n_forced, cap;
+    size_t n_prompt, n_fed, n_out, n_forced, cap;
     vkmoe_sampler *sampler;
     struct cor_npy_writer *npy;
     uint64_t prompt_ns, decode_ns;
-    size_t n_decoded; /* tokens fed after the prompt */
+    size_t n_decoded; /* tokens fed after the prompt: the first token comes from the prompt's logits */
     const char *stop; /* "limit", "end", "context", "interrupt", "output" */
+    char last;        /* byte written to stdout */
 };
 
 static double seconds(uint64_t ns)
@@ -40,20 +45,7 @@ static double per_second(size_t n, uint64_t ns)
 /* ---- input
  * -------------------------------------------------------------------------------------------------- */
 
-static enum vkmoe_status read_ids(const struct options *o, const char *p, const char *f, int32_t **ids,
-                                  size_t *n, struct vkmoe_err *err)
-{
-    enum vkmoe_status st = VKMOE_OK;
-    char *text = NULL;
-    size_t bytes;
-
-    TRY(cli_read_text(p, f, &text, &bytes, err));
-    TRY(vkmoe_tokenize(o->e.mdl, text, bytes, o->special, ids, n, err));
-done:
-    cor_free(text);
-    return st;
-}
-
+/* What can fail without a device, so that it does so at once. */
 static enum vkmoe_status read_inputs(struct generation *g, struct vkmoe_err *err)
 {
     const struct options *o = g->o;
@@ -62,15 +54,36 @@ static enum vkmoe_status read_inputs(struct generation *g, struct vkmoe_err *err
     if (o->tokens)
         TRY(cli_parse_ids(o->tokens, &g->prompt, &g->n_prompt, err));
     else
-        TRY(read_ids(o, o->prompt, o->file, &g->prompt, &g->n_prompt, err));
-    if (!g->n_prompt)
-        FAIL(VKMOE_ERR_ARGUMENT, "the prompt is empty: give at least one token");
+        TRY(cli_read_text(o->prompt, o->file, &g->prompt_text, &g->prompt_bytes, err));
+    if (!o->tokens && !g->prompt_bytes)
+        FAIL(VKMOE_ERR_ARGUMENT, "the prompt is empty: at least one token is needed");
     if (o->force)
-        TRY(read_ids(o, NULL, o->force, &g->forced, &g->n_forced, err));
-    g->cap = o->n_predict < 0 ? vkmoe_session_n_ctx(o->e.ses) : (size_t)o->n_predict;
+        TRY(cli_read_text(NULL, o->force, &g->force_text, &g->force_bytes, err));
+    if (o->force && !g->force_bytes)
+        FAIL(VKMOE_ERR_ARGUMENT, "%s: no text to force", o->force);
+done:
+    return st;
+}
+
+static enum vkmoe_status tokenize_inputs(struct generation *g, struct vkmoe_err *err)
+{
+    const struct options *o = g->o;
+    enum vkmoe_status st = VKMOE_OK;
+
+    if (!o->tokens)
+        TRY(vkmoe_tokenize(o->e.mdl, g->prompt_text, g->prompt_bytes, o->special, &g->prompt, &g->n_prompt,
+                           err));
+    if (o->force)
+        TRY(vkmoe_tokenize(o->e.mdl, g->force_text, g->force_bytes, o->special, &g->forced, &g->n_forced,
+                           err));
+    g->cap = (size_t)o->n_predict;
+    if (o->n_predict == N_DEFAULT)
+        g->cap = o->force ? g->n_forced : 128;
+    else if (o->n_predict == N_CONTEXT) /* more than can be had */
+        g->cap = (size_t)vkmoe_session_n_ctx(o->e.ses) + 1;
     if (o->force && g->cap > g->n_forced)
         g->cap = g->n_forced;
-    g->out = cor_array(g->cap + 1, sizeof(*g->out));
+    g->out = cor_array(g->cap, sizeof(*g->out));
     if (!g->out)
         FAIL(VKMOE_ERR_MEMORY, "no memory for %zu tokens", g->cap);
 done:
@@ -98,56 +111,82 @@ done:
     return st;
 }
 
-static void print_token(const struct generation *g, int32_t token)
+static void print_token(struct generation *g, int32_t token)
 {
     const char *bytes;
     size_t n = vkmoe_token_bytes(g->o->e.mdl, token, &bytes);
 
-    if (!g->o->json)
-        fwrite(bytes, 1, n, stdout);
+    if (g->o->json || !n)
+        return;
+    fwrite(bytes, 1, n, stdout);
+    g->last = bytes[n - 1];
+}
+
+/* The text ends with a newline, its own or one more: what follows on the terminal begins a line. */
+static void end_line(const struct generation *g)
+{
+    if (!g->o->json && g->n_out && g->last != '\n' && cli_stdout_good()) {
+        putchar('\n');
+        cli_stdout_good();
+    }
+}
+
+/* Why the last token is the last one; NULL: it is not. */
+static const char *reason_to_stop(const struct generation *g, int32_t token)
+{
+    const struct cli_engine *e = &g->o->e;
+
+    if (!cli_stdout_good())
+        return "output";
+    if (vkmoe_token_is_end(e->mdl, token) && !g->o->ignore_eos && !g->forced)
+        return "end";
+    if (g->n_out == g->cap)
+        return "limit";
+    if (cor_interrupted())
+        return "interrupt";
+    if (vkmoe_session_position(e->ses) == vkmoe_session_n_ctx(e->ses))
+        return "context";
+    return NULL;
+}
+
+static enum vkmoe_status decode(struct generation *g, struct vkmoe_err *err)
+{
+    enum vkmoe_status st = VKMOE_OK;
+    int32_t token;
+
+    g->stop = g->cap ? NULL : "limit";
+    while (!g->stop) {
+        TRY(choose(g, &token, err));
+        g->out[g->n_out++] = token;
+        print_token(g, token);
+        g->stop = reason_to_stop(g, token);
+        if (g->stop)
+            break;
+        TRY(vkmoe_session_feed(g->o->e.ses, &token, 1, err));
+        g->n_decoded++;
+    }
+done:
+    return st;
 }
 
 static enum vkmoe_status generate(struct generation *g, struct vkmoe_err *err)
 {
-    struct cli_engine *e = &g->o->e;
     uint64_t start = cor_now_ns();
     enum vkmoe_status st = VKMOE_OK;
 
-    TRY(vkmoe_session_feed(e->ses, g->prompt, g->n_prompt, err));
+    TRY(cli_engine_feed(&g->o->e, g->prompt, g->n_prompt, &g->n_fed, err));
     g->prompt_ns = cor_now_ns() - start;
+    if (g->n_fed < g->n_prompt) {
+        g->stop = "interrupt";
+        return VKMOE_OK;
+    }
     for (size_t i = 0; i < g->n_prompt; i++)
         vkmoe_sampler_accept(g->sampler, g->prompt[i]);
     start = cor_now_ns();
-    g->stop = "limit";
-    while (g->n_out < g->cap) {
-        int32_t token;
-
-        TRY(choose(g, &token, err));
-        g->out[g->n_out++] = token;
-        print_token(g, token);
-        if (!cli_stdout_good()) {
-            g->stop = "output";
-            break;
-        }
-        if (vkmoe_token_is_end(e->mdl, token) && !g->o->ignore_eos && !g->forced) {
-            g->stop = "end";
-            break;
-        }
-        if (cor_interrupted()) {
-            g->stop = "interrupt";
-            break;
-        }
-        if (g->n_out == g->cap)
-            break;
-        if (vkmoe_session_position(e->ses) == vkmoe_session_n_ctx(e->ses)) {
-            g->stop = "context";
-            break;
-        }
-        TRY(vkmoe_session_feed(e->ses, &token, 1, err));
-        g->n_decoded++;
-    }
-done:
+    st = decode(g, err);
     g->decode_ns = cor_now_ns() - start;
+    end_line(g);
+done:
     return st;
 }
 
@@ -205,12 +244,25 @@ static enum vkmoe_status print_json(const struct generation *g, struct vkmoe_err
     printf("}, \"timings\": {\"prompt_n\": %zu, \"prompt_ms\": %.3f, \"prompt_per_second\": %.3f, "
            "\"predicted_n\": %zu, "
            "\"predicted_ms\": %.3f, \"predicted_per_second\": %.3f}, ",
-           g->n_prompt, seconds(g->prompt_ns) * 1e3, per_second(g->n_prompt, g->prompt_ns), g->n_decoded,
+           g->n_fed, seconds(g->prompt_ns) * 1e3, per_second(g->n_fed, g->prompt_ns), g->n_decoded,
            seconds(g->decode_ns) * 1e3, per_second(g->n_decoded, g->decode_ns));
     cli_engine_pool_json(&g->o->e);
     printf("}\n");
 done:
     return st;
+}
+
+static double mib(uint64_t bytes)
+{
+    return (double)bytes / 1048576;
+}
+
+static void print_speed(const char *what, size_t n, uint64_t ns)
+{
+    fprintf(stderr, "%-8s %zu token%s", what, n, n == 1 ? "" : "s");
+    if (n)
+        fprintf(stderr, " in %.2f s, %.1f tokens/s", seconds(ns), per_second(n, ns));
+    fputc('\n', stderr);
 }
 
 static void print_stats(const struct generation *g)
@@ -222,85 +274,91 @@ static void print_stats(const struct generation *g)
 
     vkmoe_session_get_stats(e->ses, &s);
     cli_engine_device_line(e, device, sizeof(device));
-    printf("\n");
-    fflush(stdout);
     fprintf(stderr, "\ndevice   %s\n", device);
-    fprintf(stderr, "prefill  %zu tokens, %.1f tokens/s\n", g->n_prompt,
-            per_second(g->n_prompt, g->prompt_ns));
-    fprintf(stderr, "decode   %zu tokens, %.1f tokens/s\n", g->n_decoded,
-            per_second(g->n_decoded, g->decode_ns));
+    print_speed("prefill", g->n_fed, g->prompt_ns);
+    print_speed("decode", g->n_decoded, g->decode_ns);
     fprintf(stderr,
-            "memory   %.1f MiB dense, %.1f MiB experts (%" PRIu32
-            " slots), %.1f MiB cache, %.1f MiB activations\n",
-            (double)m->dense_bytes / 1048576, (double)m->pool_bytes / 1048576, m->n_slots,
-            (double)s.kv_bytes / 1048576, (double)s.state_bytes / 1048576);
+            "memory   %.1f MiB: %.1f dense, %.1f experts (%" PRIu32 " slots), %.1f cache, %.1f activations\n",
+            mib(m->dense_bytes + m->pool_bytes + s.kv_bytes + s.state_bytes), mib(m->dense_bytes),
+            mib(m->pool_bytes), m->n_slots, mib(s.kv_bytes), mib(s.state_bytes));
+    if (g->o->temp > 0 && !g->forced)
+        fprintf(stderr, "seed     %" PRId64 "\n", g->o->seed);
     if (!strcmp(g->stop, "context"))
         fprintf(stderr, "stopped  the context of %" PRIu32 " tokens is full (-c)\n",
                 vkmoe_session_n_ctx(e->ses));
     if (!strcmp(g->stop, "interrupt"))
-        fprintf(stderr, "stopped  interrupted after %zu tokens\n", g->n_out);
+        fprintf(stderr, "stopped  interrupted after %zu token%s\n", g->n_out, g->n_out == 1 ? "" : "s");
 }
 
-static int run_generation(struct options *o)
+static enum vkmoe_status run_generation(struct generation *g, struct vkmoe_err *err)
 {
+    const struct options *o = g->o;
     const struct vkmoe_sampler_params sp = {.temp = (float)o->temp,
                                             .top_k = (int32_t)o->top_k,
                                             .top_p = (float)o->top_p,
                                             .min_p = (float)o->min_p,
                                             .repeat_penalty = (float)o->repeat_penalty,
                                             .seed = (uint64_t)o->seed};
-    struct generation g = {.o = o, .stop = "limit"};
-    struct vkmoe_err err = {0};
+    struct cor_npy_writer *npy;
     enum vkmoe_status st = VKMOE_OK;
 
-    TRY(read_inputs(&g, &err));
-    TRY(vkmoe_sampler_create(&g.sampler, &sp, &err));
+    TRY(tokenize_inputs(g, err));
+    TRY(vkmoe_sampler_create(&g->sampler, &sp, err));
+    cor_catch_interrupt(); /* before a temporary file exists */
     if (o->logits_out)
-        TRY(cor_npy_create(&g.npy, o->logits_out, vkmoe_model_facts(o->e.mdl)->vocab_size, &err));
-    cor_catch_interrupt();
-    TRY(generate(&g, &err));
-    if (g.npy) {
-        struct cor_npy_writer *w = g.npy;
-
-        g.npy = NULL;
-        TRY(cor_npy_commit(w, &err));
-    }
+        TRY(cor_npy_create(&g->npy, o->logits_out, vkmoe_model_facts(o->e.mdl)->vocab_size, err));
+    TRY(generate(g, err));
+    npy = g->npy;
+    g->npy = NULL;
+    if (npy)
+        TRY(cor_npy_commit(npy, err));
     if (o->json)
-        TRY(print_json(&g, &err));
-    else
-        print_stats(&g);
+        TRY(print_json(g, err));
+    else if (strcmp(g->stop, "output")) /* whoever closed the pipe wants no more lines */
+        print_stats(g);
 done:
-    cor_npy_discard(g.npy);
-    vkmoe_sampler_destroy(g.sampler);
-    cor_free(g.prompt);
-    cor_free(g.out);
-    cor_free(g.forced);
-    return st == VKMOE_OK ? CLI_GOOD : cli_error(&err);
+    return st;
+}
+
+static void close_generation(struct generation *g)
+{
+    cor_npy_discard(g->npy);
+    vkmoe_sampler_destroy(g->sampler);
+    cor_free(g->prompt_text);
+    cor_free(g->force_text);
+    cor_free(g->prompt);
+    cor_free(g->out);
+    cor_free(g->forced);
 }
 
 static int run_main(const struct cli_cmd *cmd, int argc, char **argv)
 {
-    struct options o = {.e = CLI_ENGINE_DEFAULTS, .n_predict = 128, .seed = -1};
+    struct options o = {.e = CLI_ENGINE_DEFAULTS, .n_predict = N_DEFAULT, .seed = -1};
+    struct generation g = {.o = &o, .stop = "limit"};
     struct vkmoe_sampler_params d;
+    struct vkmoe_err err = {0};
     const struct cli_opt opts[] = {
-        {"-p|--prompt", CLI_STR, &o.prompt, "TEXT", "text to continue", 0, 0},
-        {"-f|--file", CLI_STR, &o.file, "FILE", "read the prompt from a file (a lone - reads standard input)",
+        {"-p|--prompt", CLI_STR, &o.prompt, "TEXT", "text to continue (it is not printed again)", 0, 0},
+        {"-f|--file", CLI_STR, &o.file, "FILE", "read the prompt from a file; a lone - reads standard input",
          0, 0},
         {"--tokens", CLI_STR, &o.tokens, "1,2,3", "prompt as token ids", 0, 0},
-        {"--special", CLI_FLAG, &o.special, NULL, "names of special tokens in texts become those tokens", 0,
-         0},
-        {"-n|--n-predict", CLI_INT, &o.n_predict, "N", "tokens to generate (-1: until the context is full)",
-         -1, 1 << 24},
-        {"-s|--seed", CLI_INT, &o.seed, "SEED", "seed of the sampler (-1: from the clock)", -1, 9e15},
-        {"--temp", CLI_FLOAT, &o.temp, "T", "temperature; 0 is greedy and deterministic", 0, 1e6},
-        {"--top-k", CLI_INT, &o.top_k, "K", "sample from the K likeliest tokens (0: all)", 0, 1 << 24},
-        {"--top-p", CLI_FLOAT, &o.top_p, "P", "sample from the likeliest tokens that hold P (1: off)", 0, 1},
-        {"--min-p", CLI_FLOAT, &o.min_p, "P", "drop tokens less likely than P times the best (0: off)", 0, 1},
+        {"--special", CLI_FLAG, &o.special, NULL, "names of special tokens in texts become tokens", 0, 0},
+        {"-n|--n-predict", CLI_INT, &o.n_predict, "N",
+         "tokens to generate (default 128, or all of --force; -1: until the context is full)", N_CONTEXT,
+         1 << 24},
+        {"-s|--seed", CLI_INT, &o.seed, "SEED", "seed of the sampler (default -1: from the clock)", -1, 9e15},
+        {"--temp", CLI_FLOAT, &o.temp, "T", "default 0.8; 0 is greedy and deterministic", 0, 1e6},
+        {"--top-k", CLI_INT, &o.top_k, "K", "sample from the K likeliest (default 40; 0: all)", 0, 1 << 24},
+        {"--top-p", CLI_FLOAT, &o.top_p, "P",
+         "sample from the likeliest tokens that together hold P (default 0.95; 1: off)", 0, 1},
+        {"--min-p", CLI_FLOAT, &o.min_p, "P",
+         "drop tokens less likely than P times the best (default 0.05; 0: off)", 0, 1},
         {"--repeat-penalty", CLI_FLOAT, &o.repeat_penalty, "X",
-         "divide logits of recent tokens by X (1: off)", 1e-3, 1e3},
-        {"--force", CLI_STR, &o.force, "FILE", "decode this text token by token instead of sampling", 0, 0},
+         "divide recent tokens' logits by X (default 1: off)", 1e-3, 1e3},
+        {"--force", CLI_STR, &o.force, "FILE", "decode this file's text instead of sampling", 0, 0},
         {"--ignore-eos", CLI_FLAG, &o.ignore_eos, NULL, "go on behind end tokens", 0, 0},
-        {"--logits-out", CLI_STR, &o.logits_out, "OUT.npy", "(generated, vocab) float32 logits", 0, 0},
+        {"--logits-out", CLI_STR, &o.logits_out, "OUT.npy",
+         "write the logits each token was chosen from: (generated, vocab) float32", 0, 0},
         {"--json", CLI_FLAG, &o.json, NULL, "one JSON object instead of text", 0, 0},
         CLI_ENGINE_OPTS(o.e),
         {0},
@@ -316,7 +374,8 @@ static int run_main(const struct cli_cmd *cmd, int argc, char **argv)
     if ((status = cli_parse(cmd, opts, argc, argv, &n_pos)) >= 0)
         return status;
     if (n_pos > 1 || (n_pos == 1 && strcmp(argv[0], "-")))
-        return cli_usage(cmd, "unexpected argument %s", argv[n_pos > 1 ? 1 : 0]);
+        return cli_usage(cmd, "'%s' is not expected; a prompt comes from -p, -f, - or --tokens",
+                         argv[n_pos > 1 && !strcmp(argv[0], "-") ? 1 : 0]);
     if (n_pos == 1 && !o.file)
         o.file = "-";
     else if (n_pos == 1)
@@ -325,9 +384,10 @@ static int run_main(const struct cli_cmd *cmd, int argc, char **argv)
         return cli_usage(cmd, "give one prompt: -p, -f, - or --tokens");
     if (o.seed < 0)
         o.seed = (int64_t)(cor_now_ns() & 0xffffffff);
-    status = cli_engine_open(&o.e, cmd);
-    if (status == CLI_GOOD)
-        status = run_generation(&o);
+    status = read_inputs(&g, &err) == VKMOE_OK ? cli_engine_open(&o.e, cmd) : cli_error(&err);
+    if (status == CLI_GOOD && run_generation(&g, &err) != VKMOE_OK)
+        status = cli_error(&err);
+    close_generation(&g);
     cli_engine_close(&o.e);
     return status;
 }
@@ -336,6 +396,8 @@ const struct cli_cmd cli_run = {
     .name = "run",
     .summary = "continue a text",
     .synopsis = "[-m FILE] -p TEXT | -f FILE | - | --tokens 1,2,3 [OPTION...]",
-    .example = "  vkmoe run -p \"In the beginning\" -n 64 --temp 0\n",
+    .example = "  vkmoe run -p \"In the beginning\" -n 64 --temp 0\n"
+               "  vkmoe run -f notes.txt -n -1 -s 7 --json\n"
+               "  echo \"def read(\" | vkmoe run - --temp 0.5\n",
     .run = run_main,
 };
