@@ -1,7 +1,7 @@
 // variants: sg=USE_SUBGROUP arr=SEG_ARRAY sg_arr=USE_SUBGROUP,SEG_ARRAY
 /* y[t * K_USED + j] = down h[t * K_USED + j] for the expert of rank j, sums in f32; combine weighs and adds
  * the rows.
- * Grid: (ceil(DIM / ROWS), K_USED, n_tokens); a workgroup takes ROWS rows, its lanes stride over FF.
+ * Grid: (ceil(DIM / ROWS), K_USED, n_tokens); a workgroup takes ROWS rows.
  * Binding 4: the segment p.seg, other slots are skipped; with SEG_ARRAY all segments. Test:
  * test_kernels_moe. */
 #version 450
@@ -25,28 +25,29 @@ layout(std430, set = 0, binding = 3) writeonly restrict buffer Y { float data[];
 #include "lib/segment.glsl"
 #define LOAD_X(i) h.data[i]
 #include "lib/rows.glsl"
-#include "lib/reduce.glsl"
 
 void main()
 {
-    uint lane = gl_LocalInvocationIndex;
     uint row0 = gl_WorkGroupID.x * ROWS;
     uint pair = gl_WorkGroupID.z * K_USED + gl_WorkGroupID.y;
     uint expert = sel.data[2u * pair];
     uint base;
+    row_team team = rows_team();
     vec4 lo = vec4(0.0), hi = vec4(0.0);
 
     if (expert == NONE)
         return;
     if (!segment_open(table.data[p.layer * N_EXPERTS + expert], base))
         return;
-    for (uint unit = lane; unit < (FF + 7u) / 8u; unit += WG) {
+    row0 += team.first;
+    for (uint unit = team.lane; unit < (FF + 7u) / 8u; unit += team.lanes) {
         vec8 v = load_x8(pair * FF, unit, FF);
-        rows_add(FMT_DOWN, base + DOWN_OFF, row_bytes(FMT_DOWN, FF), row0, DIM, unit, FF, v, lo, hi);
+        rows_add(FMT_DOWN, base + DOWN_OFF, row_bytes(FMT_DOWN, FF), row0, team.count, DIM, unit, FF, v,
+                 lo, hi);
     }
-    lo = reduce_add4(lo);
+    lo = rows_reduce(lo);
     if (ROWS > 4u)
-        hi = reduce_add4(hi);
-    if (lane < ROWS && row0 + lane < DIM)
-        y.data[pair * DIM + row0 + lane] = rows_pick(lane, lo, hi);
+        hi = rows_reduce(hi);
+    for (uint j = team.lane; j < team.count && row0 + j < DIM; j += team.lanes)
+        y.data[pair * DIM + row0 + j] = rows_pick(j, lo, hi);
 }

@@ -1,7 +1,6 @@
 // variants: sg=USE_SUBGROUP
 /* y[t][out0 + r] = (or +=, with ADD) dot(W[r], x[t]) for matrix rows r < n_rows, sums in f32.
- * Grid: (x, t, z): workgroup x + z * (size of x) takes ROWS matrix rows, its lanes stride over K. Test:
- * test_kernels_dense. */
+ * Grid: (x, t, z): workgroup x + z * (size of x) takes ROWS matrix rows. Test: test_kernels_dense. */
 #version 450
 #extension GL_GOOGLE_include_directive : require
 #ifdef USE_SUBGROUP
@@ -22,27 +21,25 @@ layout(std430, set = 0, binding = 2) restrict buffer Y { float data[]; } y;
 #define LOAD_WORD(i) weights.data[i]
 #define WORDS_ALIGNED (ALIGNED != 0u)
 #include "lib/rows.glsl"
-#include "lib/reduce.glsl"
 
 void main()
 {
     uint row0 = (gl_WorkGroupID.x + gl_WorkGroupID.z * gl_NumWorkGroups.x) * ROWS;
     uint t = gl_WorkGroupID.y;
-    uint lane = gl_LocalInvocationIndex;
+    row_team team = rows_team();
     vec4 lo = vec4(0.0), hi = vec4(0.0);
 
-    if (row0 >= p.n_rows)
-        return;
-    for (uint unit = lane; unit < (K + 7u) / 8u; unit += WG) {
+    row0 += team.first;
+    for (uint unit = team.lane; unit < (K + 7u) / 8u; unit += team.lanes) {
         vec8 v = load_x8(t * K_STRIDE, unit, K);
-        rows_add(FORMAT, p.w_off, ROW_BYTES, row0, p.n_rows, unit, K, v, lo, hi);
+        rows_add(FORMAT, p.w_off, ROW_BYTES, row0, team.count, p.n_rows, unit, K, v, lo, hi);
     }
-    lo = reduce_add4(lo);
+    lo = rows_reduce(lo);
     if (ROWS > 4u)
-        hi = reduce_add4(hi);
-    if (lane < ROWS && row0 + lane < p.n_rows) {
-        uint at = t * N_OUT + p.out0 + row0 + lane;
-        float v = rows_pick(lane, lo, hi);
+        hi = rows_reduce(hi);
+    for (uint j = team.lane; j < team.count && row0 + j < p.n_rows; j += team.lanes) {
+        uint at = t * N_OUT + p.out0 + row0 + j;
+        float v = rows_pick(j, lo, hi);
         if (ADD != 0u)
             v += y.data[at];
         y.data[at] = v;

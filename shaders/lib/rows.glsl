@@ -1,11 +1,44 @@
-/* A workgroup takes ROWS matrix rows together: its lanes stride over the row length in units of eight
- * elements, and the caller reduces the lanes' sums. Up to eight sums stand in two vec4, so that no array is
- * indexed at run time.
+/* A workgroup takes ROWS matrix rows. Base: all lanes stride over the row length in units of eight elements,
+ * for all rows together, and the sums are reduced in shared memory. USE_SUBGROUP: each subgroup takes its share
+ * of the rows alone, without a barrier. Up to eight sums stand in two vec4, so that no array is indexed at run
+ * time.
  * Before inclusion: LOAD_X(i), element i of the input; what lib/dequant.glsl wants; WG and ROWS. */
 #ifndef LIB_ROWS_GLSL
 #define LIB_ROWS_GLSL
 
 #include "lib/dequant.glsl"
+
+/* The part of a workgroup that works on the same rows: rows first .. first + count - 1 of ROWS, and this
+ * lane's place among `lanes`. Lanes are counted, so that a subgroup of any size and shape is served. */
+struct row_team {
+    uint lane, lanes, first, count;
+};
+
+#ifdef USE_SUBGROUP
+row_team rows_team()
+{
+    uint share = (ROWS + gl_NumSubgroups - 1u) / gl_NumSubgroups;
+    uint first = min(gl_SubgroupID * share, ROWS);
+    return row_team(subgroupExclusiveAdd(1u), subgroupAdd(1u), first, min(share, ROWS - first));
+}
+
+vec4 rows_reduce(vec4 v)
+{
+    return subgroupAdd(v);
+}
+#else
+#include "lib/reduce.glsl"
+
+row_team rows_team()
+{
+    return row_team(gl_LocalInvocationIndex, WG, 0u, ROWS);
+}
+
+vec4 rows_reduce(vec4 v)
+{
+    return reduce_add4(v);
+}
+#endif
 
 /* Input elements start + 8 * unit ..; zeros from start + n on, even where weights there would be zero: 0 *
  * NaN. */
@@ -27,12 +60,12 @@ vec8 load_x8(uint start, uint unit, uint n)
     return v;
 }
 
-/* Adds unit's share of rows row0 .. row0 + ROWS - 1 to lo and hi. `base`: byte of row 0; rows from n_rows
- * on repeat the last one (their sums are not used). */
-void rows_add(uint format, uint base, uint stride, uint row0, uint n_rows, uint unit, uint n, vec8 x,
-              inout vec4 lo, inout vec4 hi)
+/* Adds unit's share of `count` rows from row0 on to lo and hi. `base`: byte of row 0; rows from n_rows on
+ * repeat the last one (their sums are not used). */
+void rows_add(uint format, uint base, uint stride, uint row0, uint count, uint n_rows, uint unit, uint n,
+              vec8 x, inout vec4 lo, inout vec4 hi)
 {
-    for (uint j = 0u; j < ROWS; j++) {
+    for (uint j = 0u; j < count; j++) {
         vec8 w = load8(format, base + min(row0 + j, n_rows - 1u) * stride, unit, n);
         float d = dot(w.a, x.a) + dot(w.b, x.b);
         lo = mix(lo, lo + d, equal(uvec4(j), FOUR));

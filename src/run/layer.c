@@ -3,9 +3,9 @@
 #include <math.h>
 #include <string.h>
 
-#define WG          128u
-#define MATVEC_ROWS 4u
-#define MATVEC_UNIT 8u /* elements that one lane takes at a time */
+#define TILE_WG     128u /* mat-mul, expert tiles and attention of many have no other size */
+#define MATVEC_UNIT 8u   /* elements that one lane takes at a time */
+#define NARROW      16u  /* subgroups up to this size */
 
 static uint32_t f32_bits(float f)
 {
@@ -60,12 +60,31 @@ static void spread(const struct run_graph *g, uint32_t n, struct run_dim grid[3]
     grid[2] = run_fixed(z);
 }
 
-/* Lanes that share a row of k elements: as many as it has units, within one workgroup. */
-static uint32_t row_lanes(uint32_t k)
+/* Devices with narrow subgroups run lanes one after the other or nearly so: software drivers, small phone
+ * GPUs. Fewer lanes with more work each pay there (docs/SPEED.md). */
+static bool narrow(const struct run_graph *g)
 {
-    uint32_t wg = 32;
+    return caps_of(g)->subgroup_size <= NARROW;
+}
 
-    while (wg < WG && wg * MATVEC_UNIT < k)
+/* Workgroup of kernels that take any size. */
+static uint32_t lanes(const struct run_graph *g)
+{
+    return narrow(g) ? 32 : 128;
+}
+
+/* Matrix rows per workgroup of mat-vec kernels. */
+static uint32_t matvec_rows(const struct run_graph *g)
+{
+    return narrow(g) ? 8 : 4;
+}
+
+/* Lanes that share a row of k elements: as many as it has units, within 128; narrow devices: 8. */
+static uint32_t row_lanes(const struct run_graph *g, uint32_t k)
+{
+    uint32_t wg = narrow(g) ? 8 : 32;
+
+    while (!narrow(g) && wg < 128 && wg * MATVEC_UNIT < k)
         wg *= 2;
     return wg;
 }
@@ -96,7 +115,7 @@ static void norm(const struct run_graph *g, const struct run_matrix *w, struct g
 {
     const struct mdl_config *c = config_of(g);
     const struct spec_rmsnorm spec = {
-        .wg = WG, .dim = c->dim, .eps_bits = f32_bits(c->rms_eps), .from_row0 = from_row0};
+        .wg = lanes(g), .dim = c->dim, .eps_bits = f32_bits(c->rms_eps), .from_row0 = from_row0};
     const struct gpu_bind binds[] = {whole(g->state->state), in, weights(g, &w->pieces[0]), out};
 
     PUT(g, pick(g, GPU_K_rmsnorm, GPU_K_rmsnorm_sg), spec, binds, no_push, DIM_1, rows, DIM_1);
@@ -114,21 +133,21 @@ static void matrix_piece(const struct run_graph *g, const struct run_matrix *m, 
                          uint32_t out0, const struct mat_use *u)
 {
     const struct spec_mat spec = {
-        .wg = u->many ? WG : row_lanes(m->cols),
+        .wg = u->many ? TILE_WG : row_lanes(g, m->cols),
         .k = m->cols,
         .n_out = u->n_out,
         .k_stride = u->k_stride,
         .format = m->type,
         .row_bytes = (uint32_t)m->row_bytes,
         .add = u->add,
-        .rows = MATVEC_ROWS,
+        .rows = matvec_rows(g),
         .aligned = word_aligned(m->type, m->row_bytes),
         .count_rows = u->count_rows,
     };
     const struct push_mat push = {.out0 = out0 + p->row0, .n_rows = p->n_rows, .w_off = 0};
     struct run_dim grid[3];
 
-    spread(g, div_up(p->n_rows, u->many ? TILE_ROWS : MATVEC_ROWS), grid);
+    spread(g, div_up(p->n_rows, u->many ? TILE_ROWS : matvec_rows(g)), grid);
     if (u->many) {
         const struct gpu_bind binds[] = {whole(g->state->state), u->in, weights(g, p), u->out};
 
@@ -166,7 +185,7 @@ static void rope_and_store(const struct run_graph *g, uint32_t layer)
     const struct mdl_config *c = config_of(g);
     const struct run_state *s = g->state;
     const struct spec_rope spec = {
-        .wg = WG,
+        .wg = lanes(g),
         .head_dim = c->head_dim,
         .n_heads = c->n_heads,
         .n_kv = c->n_kv_heads,
@@ -183,7 +202,7 @@ static void rope_and_store(const struct run_graph *g, uint32_t layer)
                                      act(g, &s->rope)};
     uint32_t words = (c->n_heads + 2 * c->n_kv_heads) * c->head_dim / 2;
 
-    PUT(g, GPU_K_rope_kv, spec, binds, no_push, run_fixed(div_up(words, WG)), tokens(g), DIM_1);
+    PUT(g, GPU_K_rope_kv, spec, binds, no_push, run_fixed(div_up(words, lanes(g))), tokens(g), DIM_1);
 }
 
 static void attention(const struct run_graph *g, uint32_t layer)
@@ -191,7 +210,7 @@ static void attention(const struct run_graph *g, uint32_t layer)
     const struct mdl_config *c = config_of(g);
     const struct run_state *s = g->state;
     const struct spec_attn spec = {
-        .wg = WG,
+        .wg = g->many ? TILE_WG : lanes(g),
         .head_dim = c->head_dim,
         .n_heads = c->n_heads,
         .n_kv = c->n_kv_heads,
@@ -221,7 +240,7 @@ static void route(const struct run_graph *g, uint32_t layer)
     const struct mdl_config *c = config_of(g);
     const struct run_state *s = g->state;
     const struct spec_router spec = {
-        .wg = WG,
+        .wg = lanes(g),
         .n_experts = c->n_experts,
         .k_used = c->n_experts_used,
         .norm = c->norm_topk,
@@ -240,10 +259,10 @@ static uint32_t shared_width(const struct mdl_config *c)
 
 static void swiglu(const struct run_graph *g)
 {
-    const struct spec_swiglu spec = {.wg = WG, .ff = shared_width(config_of(g))};
+    const struct spec_swiglu spec = {.wg = lanes(g), .ff = shared_width(config_of(g))};
     const struct gpu_bind binds[] = {act(g, &g->state->gu), act(g, &g->state->hs)};
 
-    PUT(g, GPU_K_swiglu, spec, binds, no_push, run_fixed(div_up(spec.ff, WG)), tokens(g), DIM_1);
+    PUT(g, GPU_K_swiglu, spec, binds, no_push, run_fixed(div_up(spec.ff, lanes(g))), tokens(g), DIM_1);
 }
 
 /* ---- experts
@@ -275,7 +294,7 @@ static struct spec_expert expert_spec(const struct run_graph *g, uint32_t layer,
                                    : word_aligned(at->down, mdl_row_bytes(at->down, c->ff_expert));
 
     return (struct spec_expert){
-        .wg = g->many ? WG : row_lanes(step == GATE_UP ? c->dim : c->ff_expert),
+        .wg = g->many ? TILE_WG : row_lanes(g, step == GATE_UP ? c->dim : c->ff_expert),
         .dim = c->dim,
         .ff = c->ff_expert,
         .n_experts = c->n_experts,
@@ -288,7 +307,7 @@ static struct spec_expert expert_spec(const struct run_graph *g, uint32_t layer,
         .slot_stride = pool->slot_bytes,
         .slots_per_seg = pool->slots_per_seg,
         .n_segs = pool->array ? pool->n_segs : 1,
-        .rows = MATVEC_ROWS,
+        .rows = matvec_rows(g),
         .aligned = aligned,
     };
 }
@@ -314,7 +333,8 @@ static void expert_step(const struct run_graph *g, uint32_t layer, int step)
         act(g, step == GATE_UP ? &s->h : &s->y),
     };
     const struct run_dim many[3] = {run_fixed(div_up(rows, TILE_ROWS)), {DIM_DEVICE, 0}, DIM_1};
-    const struct run_dim one[3] = {run_fixed(div_up(rows, MATVEC_ROWS)), run_fixed(c->n_experts_used), DIM_1};
+    const struct run_dim one[3] = {run_fixed(div_up(rows, matvec_rows(g))), run_fixed(c->n_experts_used),
+                                   DIM_1};
 
     run_pool_segments(pool, layer, &first, &n);
     for (uint32_t d = 0; d < expert_dispatches(pool); d++) {
@@ -336,7 +356,7 @@ static void find_slots(const struct run_graph *g, uint32_t layer)
     const struct mdl_config *c = config_of(g);
     const struct run_state *s = g->state;
     const struct run_pool *pool = &g->model->pool;
-    const struct spec_resolve spec = {.wg = WG, .n_experts = c->n_experts, .k_used = c->n_experts_used};
+    const struct spec_resolve spec = {.wg = lanes(g), .n_experts = c->n_experts, .k_used = c->n_experts_used};
     uint32_t next = g->prog->n_dispatches + 1, per_step = expert_dispatches(pool);
 
     if (g->many) {
@@ -361,10 +381,10 @@ static void combine(const struct run_graph *g)
     const struct mdl_config *c = config_of(g);
     const struct run_state *s = g->state;
     const struct spec_combine spec = {
-        .wg = WG, .dim = c->dim, .k_used = c->n_experts_used, .shared = c->n_shared > 0};
+        .wg = lanes(g), .dim = c->dim, .k_used = c->n_experts_used, .shared = c->n_shared > 0};
     const struct gpu_bind binds[] = {act(g, &s->sel), act(g, &s->y), act(g, &s->ys), act(g, &s->x)};
 
-    PUT(g, GPU_K_combine, spec, binds, no_push, run_fixed(div_up(c->dim, WG)), tokens(g), DIM_1);
+    PUT(g, GPU_K_combine, spec, binds, no_push, run_fixed(div_up(c->dim, lanes(g))), tokens(g), DIM_1);
 }
 
 /* ---- parts
@@ -375,7 +395,7 @@ void run_record_embed(const struct run_graph *g)
     const struct mdl_config *c = config_of(g);
     const struct run_matrix *m = &g->model->weights.embed;
     const struct spec_embed spec = {
-        .wg = WG, .dim = c->dim, .format = m->type, .row_bytes = (uint32_t)m->row_bytes};
+        .wg = lanes(g), .dim = c->dim, .format = m->type, .row_bytes = (uint32_t)m->row_bytes};
 
     run_part_begin(g->prog);
     for (uint32_t i = 0; i < m->n_pieces; i++) {
@@ -383,7 +403,8 @@ void run_record_embed(const struct run_graph *g)
         const struct push_embed push = {.row0 = p->row0, .n_rows = p->n_rows, .w_off = 0};
         const struct gpu_bind binds[] = {whole(g->state->state), weights(g, p), act(g, &g->state->x)};
 
-        PUT(g, GPU_K_embed, spec, binds, push, run_fixed(div_up(c->dim, WG * MATVEC_UNIT)), tokens(g), DIM_1);
+        PUT(g, GPU_K_embed, spec, binds, push, run_fixed(div_up(c->dim, lanes(g) * MATVEC_UNIT)), tokens(g),
+            DIM_1);
         run_barrier(g->prog, GPU_BARRIER_COMPUTE);
     }
     run_part_end(g->prog);
@@ -454,7 +475,7 @@ void run_record_head(const struct run_graph *g, bool all)
     const struct run_weights *w = &g->model->weights;
     const struct mat_use to_logits = {act(g, &s->xn), act(g, &s->logits), c->dim,
                                       c->vocab_size,  .many = all,        .count_rows = all};
-    const struct spec_argmax spec = {.wg = WG, .n = c->vocab_size};
+    const struct spec_argmax spec = {.wg = lanes(g), .n = c->vocab_size};
     const struct gpu_bind binds[] = {act(g, &s->logits), whole(s->mailbox)};
 
     run_part_begin(g->prog);
