@@ -1,13 +1,14 @@
 #!/usr/bin/env bash
-# run_shard.sh SHARD COUNTS: runs a script of tools/full/ unless out/full/ holds its result for this commit.
+# run_shard.sh COUNTS NAME COMMAND...: runs a row of tools/full/shards.txt unless out/full/ holds its result for
+# this commit.
 # A shard prints what it likes; lines "counts P F S" are added to COUNTS, lines "figure ..." are kept with the
 # result for docs/RESULTS.md, and the exit status is one more test.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 . tools/lib.sh
 
-shard=$1 counts=$2
-name=$(basename "$shard" .sh)
+counts=$1 name=$2
+shift 2
 result=out/full/$name.result log=out/full/$name.log id=$(tree_id)
 mkdir -p out/full
 
@@ -18,7 +19,7 @@ if [ -f "$result" ] && [ "$(sed -n 's/^commit //p' "$result")" = "$id" ]; then
 fi
 start=$SECONDS
 status=ok
-timeout 3600 "$shard" >"$log" 2>&1 || status=FAIL
+timeout 3600 "$@" >"$log" 2>&1 </dev/null || status=FAIL
 printf '%-4s  %-34s %4d s\n' "$status" "full: $name" $((SECONDS - start))
 own=$([ "$status" = ok ] && echo "1 0 0" || echo "0 1 0")
 { sed -n 's/^counts //p' "$log"; echo "$own"; } >>"$counts"

@@ -33,6 +33,7 @@ MATRIX = [
     ("test_radv*", ["polaris10", "navi21", "gfx1100"], ["navi21"]),
     ("test_kernels*", ["lavapipe", "lavapipe-4", "lavapipe-16", "swiftshader"], ["lavapipe"]),
     ("test_gpu*", ["lavapipe", "swiftshader"], ["lavapipe"]),
+    ("test_e2e_golden", ["lavapipe", "lavapipe-4", "lavapipe-16", "swiftshader"], ["lavapipe"]),
     ("test_e2e*", ["lavapipe", "swiftshader"], ["lavapipe"]),
     ("test_*", [""], [""]),
 ]
@@ -72,17 +73,25 @@ def count(text):
     return found, announced
 
 
-def environment(driver, args):
+def driver_environment(driver, machine=None):
+    """The environment in which a program sees only this driver; None where it is not installed."""
     env = dict(os.environ)
     for name in ("VK_DRIVER_FILES", "VK_ICD_FILENAMES", "RADV_FORCE_FAMILY", "LP_NATIVE_VECTOR_WIDTH"):
         env.pop(name, None)
     if driver:
         pattern, more = DRIVERS[driver]
-        files = glob.glob(pattern.format(machine=args.foreign or os.uname().machine))
+        files = glob.glob(pattern.format(machine=machine or os.uname().machine))
         if not files:
             return None
         env.update(more)
         env["VK_DRIVER_FILES"] = env["VK_ICD_FILENAMES"] = files[0]
+    return env
+
+
+def environment(driver, args):
+    env = driver_environment(driver, args.foreign)
+    if env is None:
+        return None
     if args.wrapper:
         env["VKMOE_TEST_WRAPPER"] = args.wrapper  # for the program that tests run
     if args.sanitized:
