@@ -80,10 +80,8 @@ counted() {
     awk '{p += $1; f += $2; s += $3} END {printf "%d passed, %d failed, %d skipped\n", p, f, s}' "$1"
 }
 
-# What a result belongs to: the commit, and the uncommitted change where there is one.
+# What a result belongs to: the content of all that is built and of the shards themselves, committed or not.
 tree_id() {
-    local id
-    id=$(git rev-parse --short=12 HEAD)
-    git diff --quiet HEAD || id+="-changed-$(git diff HEAD | sha1sum | cut -c 1-12)"
-    echo "$id"
+    local parts=(CMakeLists.txt cmake include models shaders src third_party tools/full)
+    { git ls-tree HEAD "${parts[@]}" && git diff HEAD -- "${parts[@]}"; } | sha1sum | cut -c 1-12
 }
