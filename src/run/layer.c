@@ -162,20 +162,14 @@ static void matrix_piece(const struct run_graph *g, const struct run_matrix *m, 
     }
 }
 
-/* All matrices and pieces write the same output buffer: a barrier stands between them, none behind the last.
- */
+/* Matrices and pieces write rows of their own in the same output: nothing to wait for between them. */
 static void linear(const struct run_graph *g, const struct run_linear *l, const struct mat_use *u)
 {
     uint32_t out0 = 0;
-    bool first = true;
 
     for (uint32_t i = 0; i < l->n; i++) {
-        for (uint32_t j = 0; j < l->m[i].n_pieces; j++) {
-            if (!first)
-                run_barrier(g->prog, GPU_BARRIER_COMPUTE);
+        for (uint32_t j = 0; j < l->m[i].n_pieces; j++)
             matrix_piece(g, &l->m[i], &l->m[i].pieces[j], out0, u);
-            first = false;
-        }
         out0 += l->m[i].rows;
     }
 }
@@ -319,6 +313,8 @@ static uint32_t expert_dispatches(const struct run_pool *pool)
     return pool->array ? 1 : pool->segs_per_layer;
 }
 
+/* A pair of token and rank is written by the dispatch of its expert's segment alone: no barriers between
+ * them. */
 static void expert_step(const struct run_graph *g, uint32_t layer, int step)
 {
     const struct mdl_config *c = config_of(g);
@@ -341,8 +337,6 @@ static void expert_step(const struct run_graph *g, uint32_t layer, int step)
         const struct push_expert push = {.layer = layer, .seg = first + d};
         uint32_t n_segs = pool->array ? n : 1;
 
-        if (d)
-            run_barrier(g->prog, GPU_BARRIER_COMPUTE); /* the same output buffer */
         for (uint32_t i = 0; i < n_segs; i++)
             binds[4 + i] = whole(pool->segs[first + d + i]);
         run_dispatch(g->prog, expert_kernel(g, step), &spec, sizeof(spec), n_segs, binds, 4 + n_segs, &push,
@@ -405,8 +399,8 @@ void run_record_embed(const struct run_graph *g)
 
         PUT(g, GPU_K_embed, spec, binds, push, run_fixed(div_up(c->dim, lanes(g) * MATVEC_UNIT)), tokens(g),
             DIM_1);
-        run_barrier(g->prog, GPU_BARRIER_COMPUTE);
     }
+    run_barrier(g->prog, GPU_BARRIER_COMPUTE); /* each token's row was written by one piece alone */
     run_part_end(g->prog);
 }
 
