@@ -35,19 +35,17 @@ void main()
     row_team team = rows_team();
     vec4 lo = vec4(0.0), hi = vec4(0.0);
 
-    if (expert == NONE)
+    if (expert == NONE || team.idle)
         return;
     if (!segment_open(table.data[p.layer * N_EXPERTS + expert], base))
         return;
-    row0 += team.first;
     for (uint unit = team.lane; unit < (FF + 7u) / 8u; unit += team.lanes) {
         vec8 v = load_x8(pair * FF, unit, FF);
-        rows_add(FMT_DOWN, base + DOWN_OFF, row_bytes(FMT_DOWN, FF), row0, team.count, DIM, unit, FF, v,
-                 lo, hi);
+        rows_add(FMT_DOWN, base + DOWN_OFF, row_bytes(FMT_DOWN, FF), row0, DIM, unit, FF, v, lo, hi);
     }
     lo = rows_reduce(lo);
     if (ROWS > 4u)
         hi = rows_reduce(hi);
-    for (uint j = team.lane; j < team.count && row0 + j < DIM; j += team.lanes)
+    for (uint j = team.lane; j < ROWS && row0 + j < DIM; j += team.lanes)
         y.data[pair * DIM + row0 + j] = rows_pick(j, lo, hi);
 }

@@ -36,15 +36,14 @@ void main()
     row_team team = rows_team();
     vec4 gate_lo = vec4(0.0), gate_hi = vec4(0.0), up_lo = vec4(0.0), up_hi = vec4(0.0);
 
-    if (expert == NONE)
+    if (expert == NONE || team.idle)
         return;
     if (!segment_open(table.data[p.layer * N_EXPERTS + expert], base))
         return;
-    row0 += team.first;
     for (uint unit = team.lane; unit < (DIM + 7u) / 8u; unit += team.lanes) {
         vec8 v = load_x8(t * DIM, unit, DIM);
-        rows_add(FMT_GATE, base, row_bytes(FMT_GATE, DIM), row0, team.count, FF, unit, DIM, v, gate_lo, gate_hi);
-        rows_add(FMT_UP, base + UP_OFF, row_bytes(FMT_UP, DIM), row0, team.count, FF, unit, DIM, v, up_lo, up_hi);
+        rows_add(FMT_GATE, base, row_bytes(FMT_GATE, DIM), row0, FF, unit, DIM, v, gate_lo, gate_hi);
+        rows_add(FMT_UP, base + UP_OFF, row_bytes(FMT_UP, DIM), row0, FF, unit, DIM, v, up_lo, up_hi);
     }
     gate_lo = rows_reduce(gate_lo);
     up_lo = rows_reduce(up_lo);
@@ -52,6 +51,6 @@ void main()
         gate_hi = rows_reduce(gate_hi);
         up_hi = rows_reduce(up_hi);
     }
-    for (uint j = team.lane; j < team.count && row0 + j < FF; j += team.lanes)
+    for (uint j = team.lane; j < ROWS && row0 + j < FF; j += team.lanes)
         h.data[pair * FF + row0 + j] = silu(rows_pick(j, gate_lo, gate_hi)) * rows_pick(j, up_lo, up_hi);
 }

@@ -29,15 +29,16 @@ void main()
     row_team team = rows_team();
     vec4 lo = vec4(0.0), hi = vec4(0.0);
 
-    row0 += team.first;
+    if (team.idle)
+        return;
     for (uint unit = team.lane; unit < (K + 7u) / 8u; unit += team.lanes) {
         vec8 v = load_x8(t * K_STRIDE, unit, K);
-        rows_add(FORMAT, p.w_off, ROW_BYTES, row0, team.count, p.n_rows, unit, K, v, lo, hi);
+        rows_add(FORMAT, p.w_off, ROW_BYTES, row0, p.n_rows, unit, K, v, lo, hi);
     }
     lo = rows_reduce(lo);
     if (ROWS > 4u)
         hi = rows_reduce(hi);
-    for (uint j = team.lane; j < team.count && row0 + j < p.n_rows; j += team.lanes) {
+    for (uint j = team.lane; j < ROWS && row0 + j < p.n_rows; j += team.lanes) {
         uint at = t * N_OUT + p.out0 + row0 + j;
         float v = rows_pick(j, lo, hi);
         if (ADD != 0u)

@@ -1,25 +1,25 @@
-/* A workgroup takes ROWS matrix rows. Base: all lanes stride over the row length in units of eight elements,
- * for all rows together, and the sums are reduced in shared memory. USE_SUBGROUP: each subgroup takes its share
- * of the rows alone, without a barrier. Up to eight sums stand in two vec4, so that no array is indexed at run
- * time.
+/* A team takes ROWS matrix rows together: its lanes stride over the row length in units of eight elements for
+ * all rows at once, then their sums are reduced. Base: the team is the workgroup, reduced in shared memory.
+ * USE_SUBGROUP: it is the workgroup's first subgroup, without shared memory and barriers; others have nothing to
+ * do, so run/layer.c makes the workgroup one subgroup. Up to eight sums stand in two vec4, so that no array is
+ * indexed at run time.
  * Before inclusion: LOAD_X(i), element i of the input; what lib/dequant.glsl wants; WG and ROWS. */
 #ifndef LIB_ROWS_GLSL
 #define LIB_ROWS_GLSL
 
 #include "lib/dequant.glsl"
 
-/* The part of a workgroup that works on the same rows: rows first .. first + count - 1 of ROWS, and this
- * lane's place among `lanes`. Lanes are counted, so that a subgroup of any size and shape is served. */
+/* This lane's place among those of the team; idle: not in the team. Lanes of a subgroup are counted, so that one of
+ * any size and shape is served. */
 struct row_team {
-    uint lane, lanes, first, count;
+    uint lane, lanes;
+    bool idle;
 };
 
 #ifdef USE_SUBGROUP
 row_team rows_team()
 {
-    uint share = (ROWS + gl_NumSubgroups - 1u) / gl_NumSubgroups;
-    uint first = min(gl_SubgroupID * share, ROWS);
-    return row_team(subgroupExclusiveAdd(1u), subgroupAdd(1u), first, min(share, ROWS - first));
+    return row_team(subgroupExclusiveAdd(1u), subgroupAdd(1u), gl_SubgroupID != 0u);
 }
 
 vec4 rows_reduce(vec4 v)
@@ -31,7 +31,7 @@ vec4 rows_reduce(vec4 v)
 
 row_team rows_team()
 {
-    return row_team(gl_LocalInvocationIndex, WG, 0u, ROWS);
+    return row_team(gl_LocalInvocationIndex, WG, false);
 }
 
 vec4 rows_reduce(vec4 v)
@@ -60,12 +60,12 @@ vec8 load_x8(uint start, uint unit, uint n)
     return v;
 }
 
-/* Adds unit's share of `count` rows from row0 on to lo and hi. `base`: byte of row 0; rows from n_rows on
- * repeat the last one (their sums are not used). */
-void rows_add(uint format, uint base, uint stride, uint row0, uint count, uint n_rows, uint unit, uint n,
-              vec8 x, inout vec4 lo, inout vec4 hi)
+/* Adds unit's share of rows row0 .. row0 + ROWS - 1 to lo and hi. `base`: byte of row 0; rows from n_rows
+ * on repeat the last one (their sums are not used). */
+void rows_add(uint format, uint base, uint stride, uint row0, uint n_rows, uint unit, uint n, vec8 x,
+              inout vec4 lo, inout vec4 hi)
 {
-    for (uint j = 0u; j < count; j++) {
+    for (uint j = 0u; j < ROWS; j++) {
         vec8 w = load8(format, base + min(row0 + j, n_rows - 1u) * stride, unit, n);
         float d = dot(w.a, x.a) + dot(w.b, x.b);
         lo = mix(lo, lo + d, equal(uvec4(j), FOUR));

@@ -79,11 +79,14 @@ static uint32_t matvec_rows(const struct run_graph *g)
     return narrow(g) ? 8 : 4;
 }
 
-/* Lanes that share a row of k elements: as many as it has units, within 128; narrow devices: 8. */
+/* Workgroup of mat-vec kernels for rows of k elements. With subgroup arithmetic: one subgroup. Else as many
+ * lanes as a row has units, within 128; narrow devices: 8. */
 static uint32_t row_lanes(const struct run_graph *g, uint32_t k)
 {
     uint32_t wg = narrow(g) ? 8 : 32;
 
+    if (caps_of(g)->subgroup)
+        return caps_of(g)->subgroup_size;
     while (!narrow(g) && wg < 128 && wg * MATVEC_UNIT < k)
         wg *= 2;
     return wg;

@@ -51,6 +51,8 @@ static uint32_t bits(float f)
     return u;
 }
 
+#define SUBGROUP 64u /* of RADV; a mat-vec that reduces with it takes one per workgroup */
+
 /* As run/layer.c chooses them. */
 static uint32_t row_lanes(uint32_t k)
 {
@@ -89,6 +91,7 @@ static void add_matrices(struct list *l, const struct shape *s, enum mdl_type t)
         m.n_out = head ? s->dim : 3 * s->dim;
         m.wg = row_lanes(s->dim);
         ADD(l, matvec, f, use, m);
+        m.wg = SUBGROUP;
         ADD(l, matvec_sg, f, use, m);
         m.wg = 128;
         ADD(l, matmul, f, use, m);
@@ -113,22 +116,23 @@ static void add_experts(struct list *l, const struct shape *s, enum mdl_type t)
                                      .n_segs = 1,
                                      .rows = 4,
                                      .aligned = word_aligned(t)};
-    struct spec_expert up = base, down = base, tile = base;
+    struct spec_expert up = base, down = base, tile = base, team = base;
 
     up.wg = row_lanes(s->dim);
     down.wg = row_lanes(s->ff);
     tile.wg = 128;
+    team.wg = SUBGROUP;
     ADD(l, expert_gate_up, f, "", up);
-    ADD(l, expert_gate_up_sg, f, "", up);
+    ADD(l, expert_gate_up_sg, f, "", team);
     ADD(l, expert_down, f, "", down);
-    ADD(l, expert_down_sg, f, "", down);
+    ADD(l, expert_down_sg, f, "", team);
     ADD(l, expert_gate_up_tile, f, "", tile);
     ADD(l, expert_down_tile, f, "", tile);
-    up.n_segs = down.n_segs = tile.n_segs = s->n_segs;
+    up.n_segs = down.n_segs = tile.n_segs = team.n_segs = s->n_segs;
     ADD(l, expert_gate_up_arr, f, "", up);
-    ADD(l, expert_gate_up_sg_arr, f, "", up);
+    ADD(l, expert_gate_up_sg_arr, f, "", team);
     ADD(l, expert_down_arr, f, "", down);
-    ADD(l, expert_down_sg_arr, f, "", down);
+    ADD(l, expert_down_sg_arr, f, "", team);
     ADD(l, expert_gate_up_tile_arr, f, "", tile);
     ADD(l, expert_down_tile_arr, f, "", tile);
 }
