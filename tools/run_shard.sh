@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# run_shard.sh COUNTS NAME COMMAND...: runs a row of tools/full/shards.txt unless out/full/ holds its result for
-# this tree.
+# run_shard.sh COUNTS NAME COMMAND...: runs a row of tools/full/shards.txt unless out/full/ holds its result
+# for this tree.
 # A shard prints what it likes; lines "counts P F S" are added to COUNTS, lines "figure ..." are kept with the
 # result for docs/RESULTS.md, and the exit status is one more test.
 set -euo pipefail

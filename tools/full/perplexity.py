@@ -3,8 +3,9 @@
 
     tools/full/perplexity.py BUILD DRIVER MODEL TYPE CACHE DOMAIN...
 
-MODEL is emo-nano or stdmoe-nano, TYPE a weight format, CACHE f32 or f16, DOMAIN a name in golden's manifest or `all`.
-Prints one "figure" line per text and a "counts" line; fails when a perplexity is further from golden than its limit.
+MODEL is emo-nano or stdmoe-nano, TYPE a weight format, CACHE f32 or f16, DOMAIN a name in golden's manifest
+or `all`. Prints one "figure" line per text and a "counts" line; fails when a perplexity is further from golden
+than its limit.
 """
 import json
 import math
@@ -25,7 +26,8 @@ def model_file(build, model, kind):
     path = ROOT / build / "full" / f"{model}-{kind}.gguf"
     if not path.exists():
         path.parent.mkdir(exist_ok=True)
-        subprocess.run([ROOT / build / "vkmoe", "convert", SHARED / model, "-o", path, "--type", kind], check=True)
+        program = ROOT / build / "vkmoe"
+        subprocess.run([program, "convert", SHARED / model, "-o", path, "--type", kind], check=True)
     return path
 
 
@@ -40,7 +42,8 @@ def main():
     bad = 0
     for domain in domains:
         text = SHARED / "data" / f"{domain}.validation.txt"
-        command = [ROOT / build / "vkmoe", "eval", "-m", path, "-f", text, "-ctk", cache, "-ctv", cache, "--json"]
+        command = [ROOT / build / "vkmoe", "eval", "-m", path, "-f", text, "-ctk", cache, "-ctv", cache,
+                   "--json"]
         got = json.loads(subprocess.run(command, env=environment, check=True, stdout=subprocess.PIPE).stdout)
         want = golden[domain]
         if (got["tokens"], got["bytes"]) != (want["predicted_tokens"], want["bytes"]):
