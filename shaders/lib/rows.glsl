@@ -1,16 +1,16 @@
 /* A team takes ROWS matrix rows together: its lanes stride over the row length in units of eight elements for
  * all rows at once, then their sums are reduced. Base: the team is the workgroup, reduced in shared memory.
- * USE_SUBGROUP: it is the workgroup's first subgroup, without shared memory and barriers; others have nothing to
- * do, so run/layer.c makes the workgroup one subgroup. Up to eight sums stand in two vec4, so that no array is
- * indexed at run time.
+ * USE_SUBGROUP: it is the workgroup's first subgroup, without shared memory and barriers; others have nothing
+ * to do, so run/layer.c makes the workgroup one subgroup. Up to eight sums stand in two vec4, so that no array
+ * is indexed at run time.
  * Before inclusion: LOAD_X(i), element i of the input; what lib/dequant.glsl wants; WG and ROWS. */
 #ifndef LIB_ROWS_GLSL
 #define LIB_ROWS_GLSL
 
 #include "lib/dequant.glsl"
 
-/* This lane's place among those of the team; idle: not in the team. Lanes of a subgroup are counted, so that one of
- * any size and shape is served. */
+/* This lane's place among those of the team; idle: not in the team. Lanes of a subgroup are counted, so that
+ * one of any size and shape is served. */
 struct row_team {
     uint lane, lanes;
     bool idle;

@@ -3,6 +3,7 @@
 #include <assert.h>
 #include <inttypes.h>
 #include <math.h>
+#include <stdio.h>
 #include <string.h>
 
 #include "core/alloc.h"
@@ -145,6 +146,17 @@ struct step {
     uint32_t row0, n_rows; /* rows for the output head */
 };
 
+/* What a submit of parts [from, to) does, for messages: "prefill, layers 2 to 5 of 16". */
+static void describe(const struct run_session *s, const char *what, uint32_t from, uint32_t to, char *dst,
+                     size_t n)
+{
+    uint32_t first = from ? (from - 1) / 2 : 0, last = to > 1 ? (to - 2) / 2 : 0;
+
+    if (last >= n_layers(s))
+        last = n_layers(s) - 1;
+    snprintf(dst, n, "%s, layers %u to %u of %u", what, first < last ? first : last, last, n_layers(s));
+}
+
 /* Fills the step buffer, submits parts [from, to), waits, and brings the mailbox up to date. */
 static enum vkmoe_status submit_wait(struct run_session *s, struct run_program *p, const struct step *in,
                                      uint32_t from, uint32_t to, const char *what, struct vkmoe_err *err)
@@ -152,6 +164,7 @@ static enum vkmoe_status submit_wait(struct run_session *s, struct run_program *
     struct run_state *d = &s->state;
     uint32_t *step = gpu_buffer_map(d->step);
     enum vkmoe_status st = VKMOE_OK;
+    char where[96];
 
     step[STEP_N_TOKENS] = in->n_tokens;
     step[STEP_POS] = in->pos;
@@ -165,7 +178,8 @@ static enum vkmoe_status submit_wait(struct run_session *s, struct run_program *
     TRY(run_program_submit(p, from, to, s->finish, err));
     run_pool_published(&s->model->pool);
     s->stats.submits++;
-    TRY(gpu_wait(s->model->dev, WAIT_NS, what, err));
+    describe(s, what, from, to, where, sizeof(where));
+    TRY(gpu_wait(s->model->dev, WAIT_NS, where, err));
     s->stats.waits++;
     TRY(gpu_buffer_invalidate(d->mailbox, 0, MAIL_WORDS * 4, err));
 done:

@@ -8,7 +8,9 @@ cd "$(dirname "$0")/../.."
 install gcc-mingw-w64-x86-64 "${BUILD_PACKAGES[@]}"
 headers=$(mktemp -d)
 trap 'rm -rf "$headers"' EXIT
-ln -s /usr/include/vulkan /usr/include/vk_video /usr/include/volk.h /usr/include/volk.c /usr/include/cjson "$headers"
+for name in vulkan vk_video volk.h volk.c cjson; do
+    ln -s "/usr/include/$name" "$headers"
+done
 for name in pcre2.h; do
     ln -s "$(find /usr/include -name "$name" | head -n 1)" "$headers/$name"
 done

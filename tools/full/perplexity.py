@@ -3,9 +3,9 @@
 
     tools/full/perplexity.py BUILD DRIVER MODEL TYPE CACHE DOMAIN...
 
-MODEL is emo-nano or stdmoe-nano, TYPE a weight format, CACHE f32 or f16, DOMAIN a name in golden's manifest
-or `all`. Prints one "figure" line per text and a "counts" line; fails when a perplexity is further from golden
-than its limit.
+MODEL is emo-nano or stdmoe-nano, TYPE a weight format, CACHE f32 or f16, DOMAIN a name in golden's
+manifest or `all`. Prints one "figure" line per text and a "counts" line; fails when a perplexity is
+further from golden than its limit.
 """
 import json
 import math
