@@ -41,8 +41,8 @@ int cli_parse(const struct cli_cmd *cmd, const struct cli_opt *opts, int argc, c
 int cli_error(const struct vkmoe_err *err);
 /* One line "vkmoe NAME: ...; try vkmoe NAME --help" on stderr; returns CLI_USAGE. */
 int cli_usage(const struct cli_cmd *cmd, const char *fmt, ...) COR_PRINTF(2, 3);
-/* Prints text from column `column` on, broken at spaces outside [] to stay within 80 columns, with further lines
- * indented; then a newline. */
+/* Prints text from column `column` on, broken at spaces outside [] to stay within 80 columns, with further
+ * lines indented; then a newline. */
 void cli_wrap(FILE *to, const char *text, int column, int indent);
 
 /* Warnings and errors of the library to stderr. main installs it; pass it as vkmoe_params.log too. */

@@ -15,6 +15,9 @@
 #define SANITIZER   99    /* exit status of a program that a sanitizer ended */
 #define INPUT_MAX   60000 /* fits any pipe, so that it can be written before the program reads */
 
+/* One place for pipeline and driver caches of all runs: software drivers compile slowly. */
+#define CACHE VKMOE_TEST_BINARY_DIR "/test-cache/home"
+
 /* ---- the program's side: between fork and exec
  * ------------------------------------------------------------------ */
 
@@ -35,8 +38,7 @@ static void set_environment(const struct cli_call *c)
     snprintf(option, sizeof(option), "exitcode=%d", SANITIZER);
     add_option("ASAN_OPTIONS", option);
     add_option("UBSAN_OPTIONS", option);
-    /* One place for pipeline and driver caches of all runs: software drivers compile slowly. */
-    setenv("XDG_CACHE_HOME", VKMOE_TEST_BINARY_DIR "/test-cache/home", 1);
+    setenv("XDG_CACHE_HOME", CACHE, 1);
     for (size_t i = 0; i < COR_COUNT(c->env) && c->env[i]; i++) {
         char name[64];
         const char *eq = strchr(c->env[i], '=');
@@ -166,6 +168,7 @@ void cli_call(struct cli_result *r, const struct cli_call *c)
     pid_t pid;
 
     assert_true(n_input <= INPUT_MAX);
+    cor_dir_make(CACHE, NULL); /* Mesa complains where it is missing */
     assert_true(!pipe(in) && !pipe(out) && !pipe(err));
     fflush(stdout);
     pid = fork();
