@@ -123,15 +123,15 @@ static void test_greedy_text_and_json(void **state)
     cJSON *o, *prompt_json;
 
     (void)state;
-    cli_good(&text, "run", "-p", PROMPT, "-n", "12", "--temp", "0", "-c", "64");
+    cli_good(&text, "run", "-p", PROMPT, "-n", "8", "--temp", "0", "-c", "64");
     cli_good_(&json,
-              &(const struct cli_call){.args = {"run", "-", "-n", "12", "--temp", "0", "-c", "64", "--json"},
+              &(const struct cli_call){.args = {"run", "-", "-n", "8", "--temp", "0", "-c", "64", "--json"},
                                        .input = PROMPT});
     assert_int_equal(json.n_err, 0);
     o = cli_json(&json);
     prompt = cli_ids(cli_get(o, "prompt_tokens"), &n_prompt);
     tokens = cli_ids(cli_get(o, "tokens"), &n);
-    assert_int_equal(n, 12);
+    assert_int_equal(n, 8);
     cli_good(&ids, "tokenize", "--json", "-p", PROMPT);
     prompt_json = cli_json(&ids);
     want_prompt = cli_ids(cli_get(prompt_json, "tokens"), &n_want);
@@ -146,7 +146,7 @@ static void test_greedy_text_and_json(void **state)
     check_device_and_pool(o);
     assert_non_null(strstr(text.err, "\ndevice "));
     assert_non_null(strstr(text.err, "\nprefill  4 tokens in "));
-    assert_non_null(strstr(text.err, "\ndecode   11 tokens in "));
+    assert_non_null(strstr(text.err, "\ndecode   7 tokens in "));
     assert_non_null(strstr(text.err, "\nmemory "));
     assert_non_null(strstr(text.err, cli_get(cli_get(o, "device"), "name")->valuestring));
     assert_null(strchr(text.err, '\r')); /* no progress bar where there is no terminal */
@@ -166,9 +166,9 @@ static void test_seeds(void **state)
     struct cli_result a, b, other;
 
     (void)state;
-    cli_good(&a, "run", "-p", PROMPT, "-n", "10", "-s", "7", "-c", "32", "--temp", "1.2");
-    cli_good(&b, "run", "-p", PROMPT, "-n", "10", "-s", "7", "-c", "32", "--temp", "1.2");
-    cli_good(&other, "run", "-p", PROMPT, "-n", "10", "-s", "8", "-c", "32", "--temp", "1.2");
+    cli_good(&a, "run", "-p", PROMPT, "-n", "6", "-s", "7", "-c", "32", "--temp", "1.2");
+    cli_good(&b, "run", "-p", PROMPT, "-n", "6", "-s", "7", "-c", "32", "--temp", "1.2");
+    cli_good(&other, "run", "-p", PROMPT, "-n", "6", "-s", "8", "-c", "32", "--temp", "1.2");
     assert_string_equal(a.out, b.out);
     assert_string_not_equal(a.out, other.out);
     assert_non_null(strstr(a.err, "\nseed     7\n"));

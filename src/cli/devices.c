@@ -19,98 +19,93 @@ static bool is_true(const cJSON *o, const char *key)
     return cJSON_IsTrue(cJSON_GetObjectItemCaseSensitive(o, key));
 }
 
-static void print_bytes(double bytes)
+/* "512 MiB" into dst of 32 bytes; returns dst. */
+static const char *show_bytes(char *dst, double bytes)
 {
     const double mib = bytes / 1048576;
 
     if (mib >= 10240)
-        printf("%.1f GiB", mib / 1024);
+        snprintf(dst, 32, "%.1f GiB", mib / 1024);
     else
-        printf("%.0f MiB", mib);
+        snprintf(dst, 32, "%.0f MiB", mib);
+    return dst;
 }
 
-/* The names in an object of booleans that are on, or off. */
-static int print_flags(const cJSON *o, const char *key, bool on)
+/* "  label     text", further lines under the text. */
+static void print_row(const char *label, const char *text)
 {
-    const cJSON *v;
-    int n = 0;
-
-    cJSON_ArrayForEach(v, cJSON_GetObjectItemCaseSensitive(o, key)) if (cJSON_IsTrue(v) == on)
-        printf("%s%s", n++ ? ", " : "", v->string);
-    return n;
+    printf("  %-9s ", label);
+    cli_wrap(stdout, text, 12, 12);
 }
 
-/* Names, wrapped at 100 columns under the first one. */
-static void print_list(const cJSON *list, int indent)
+/* The names in an object of booleans that are on, or off; `none` where there is not one. */
+static void print_flags(const char *label, const cJSON *o, const char *key, bool on, const char *none)
 {
+    char text[1024] = "";
     const cJSON *v;
-    int column = indent;
+    size_t n = 0;
 
-    cJSON_ArrayForEach(v, list)
-    {
-        const int n = (int)strlen(v->valuestring);
+    cJSON_ArrayForEach(v, cJSON_GetObjectItemCaseSensitive(o, key)) if (cJSON_IsTrue(v) == on &&
+                                                                        n < sizeof(text)) n +=
+        (size_t)snprintf(text + n, sizeof(text) - n, "%s%s", n ? ", " : "", v->string);
+    print_row(label, n ? text : none);
+}
 
-        if (column > indent && column + n > 100) {
-            printf("\n%*s", indent, "");
-            column = indent;
-        }
-        printf("%s%s", column > indent ? " " : "", v->valuestring);
-        column += n + 1;
-    }
-    printf("\n");
+static void print_names(const char *label, const cJSON *list)
+{
+    char text[2048] = "";
+    const cJSON *v;
+    size_t n = 0;
+
+    cJSON_ArrayForEach(v, list) if (n < sizeof(text)) n +=
+        (size_t)snprintf(text + n, sizeof(text) - n, "%s%s", n ? " " : "", v->valuestring);
+    print_row(label, text);
 }
 
 static void print_memory(const cJSON *o)
 {
     const cJSON *h, *heaps = cJSON_GetObjectItemCaseSensitive(o, "heaps");
-    int n = 0;
+    char text[1024] = "none", size[32], left[32];
+    size_t n = 0;
 
-    printf("  memory    ");
     cJSON_ArrayForEach(h, heaps)
     {
-        printf("%s", n++ ? "; " : "");
-        print_bytes(number(h, "bytes"));
-        printf(is_true(h, "device_local") ? " device-local" : " host");
-        if (cJSON_GetObjectItemCaseSensitive(h, "free_bytes")) {
-            printf(", free ");
-            print_bytes(number(h, "free_bytes"));
-        }
+        const bool known = cJSON_GetObjectItemCaseSensitive(h, "free_bytes") != NULL;
+
+        if (n < sizeof(text))
+            n += (size_t)snprintf(
+                text + n, sizeof(text) - n, "%s%s %s%s%s", n ? "; " : "",
+                show_bytes(size, number(h, "bytes")), is_true(h, "device_local") ? "device-local" : "host",
+                known ? ", free " : "", known ? show_bytes(left, number(h, "free_bytes")) : "");
     }
-    printf("%s\n", n ? is_true(cJSON_GetObjectItemCaseSensitive(o, "fast_paths"), "memory_budget")
-                           ? ""
-                           : "; free bytes unknown"
-                     : "none");
+    if (n && n < sizeof(text) && !is_true(cJSON_GetObjectItemCaseSensitive(o, "fast_paths"), "memory_budget"))
+        snprintf(text + n, sizeof(text) - n, "; free bytes unknown");
+    print_row("memory", text);
 }
 
 static void print_device(const struct vkmoe_device_info *d, const cJSON *o, bool best)
 {
     const cJSON *lim = cJSON_GetObjectItemCaseSensitive(o, "limits");
-    const cJSON *kernels = cJSON_GetObjectItemCaseSensitive(o, "kernels");
+    char text[1024], size[32];
 
     printf("%u: %s%s\n", d->index, d->name, best ? " (default)" : "");
-    printf("  driver    %s, %s; Vulkan %s\n", d->driver, d->driver_version, d->api_version);
-    printf("  type      %s\n", d->type);
+    snprintf(text, sizeof(text), "%s, %s; Vulkan %s", d->driver, d->driver_version, d->api_version);
+    print_row("driver", text);
+    print_row("type", d->type);
     print_memory(o);
-    printf("  limits    %u storage buffers of ", (unsigned)number(lim, "storage_buffers"));
-    print_bytes(number(lim, "storage_range_bytes"));
-    printf(", workgroups of %u, %u bytes of shared memory, subgroups of %u\n",
-           (unsigned)number(lim, "workgroup"), (unsigned)number(lim, "shared_memory_bytes"),
-           d->subgroup_size);
-    printf("  base      ");
-    print_flags(o, "base", true);
-    printf("\n  fast      ");
-    if (!print_flags(o, "fast_paths", true))
-        printf("none");
-    printf("\n  not here  ");
-    if (!print_flags(o, "fast_paths", false))
-        printf("-");
-    printf("\n");
-    if (!d->usable) {
-        printf("  refused   %s\n", d->refused);
-        return;
-    }
-    printf("  kernels   ");
-    print_list(kernels, 12);
+    snprintf(text, sizeof(text),
+             "%u storage buffers of %s, workgroups of %u, %u bytes of shared memory, subgroups of %u",
+             (unsigned)number(lim, "storage_buffers"), show_bytes(size, number(lim, "storage_range_bytes")),
+             (unsigned)number(lim, "workgroup"), (unsigned)number(lim, "shared_memory_bytes"),
+             d->subgroup_size);
+    print_row("limits", text);
+    print_flags("base", o, "base", true, "none");
+    print_flags("fast", o, "fast_paths", true, "none");
+    print_flags("not here", o, "fast_paths", false, "-");
+    if (d->usable)
+        print_names("kernels", cJSON_GetObjectItemCaseSensitive(o, "kernels"));
+    else
+        print_row("refused", d->refused);
 }
 
 static enum vkmoe_status print_all(vkmoe_context *ctx, bool json, struct vkmoe_err *err)
