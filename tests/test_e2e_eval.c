@@ -6,7 +6,7 @@
 #include "support/device.h"
 
 #define N_DOCUMENTS 6 /* 2,228 predicted tokens, for the exact path */
-#define N_FEW       2 /* for caches of halves and quantised weights */
+#define N_FEW       3 /* for caches of halves and quantised weights */
 #define EOS         4094
 #define SEPARATOR   "\n<|endoftext|>\n"
 
