@@ -35,10 +35,10 @@ int main(int argc, char **argv)
     TRY(vkmoe_session_feed(ses, ids, n, &err));
     fputs(text, stdout);
     for (int i = 0; i < 64; i++) {
-        uint32_t vocab = vkmoe_model_facts(model)->vocab_size;
+        const struct vkmoe_model_info *m = vkmoe_model_facts(model);
         const char *bytes;
 
-        TRY(vkmoe_sample(sampler, vkmoe_session_logits(ses), vocab, vocab, &token, &err));
+        TRY(vkmoe_sample(sampler, vkmoe_session_logits(ses), m->vocab_size, m->n_tokens_used, &token, &err));
         if (vkmoe_token_is_end(model, token))
             break;
         n = vkmoe_token_bytes(model, token, &bytes);

@@ -320,6 +320,26 @@ static void test_file_limit(void **state)
     cli_check_empty(dir);
 }
 
+/* Ctrl-C while the file is written: it is not there afterwards, nor is a part of it. */
+static void test_interrupt(void **state)
+{
+    const char *dir = test_tmp(), *out = cli_path(dir, "x.gguf");
+    struct cli_result r;
+
+    (void)state;
+    cli_call(&r, &(const struct cli_call){
+                     .args = {"convert", golden_model("emo-nano", MDL_BF16), "-o", out, "--type", "f32"},
+                     .interrupt_dir = dir});
+    if (r.status) {
+        cli_check_bad(&r, 1, "interrupted", "convert, interrupted");
+        cli_check_empty(dir);
+    } else { /* it was quicker than the signal: then the file is whole */
+        cli_result_free(&r);
+        cli_good(&r, "inspect", out);
+        cli_result_free(&r);
+    }
+}
+
 static void test_full_disk(void **state)
 {
     const char *dir = test_tmp(), *model = golden_model("emo-nano", MDL_BF16);
@@ -446,9 +466,10 @@ int main(void)
         cmocka_unit_test(test_wrong_usage), cmocka_unit_test(test_missing_input),
         cmocka_unit_test(test_cut_model),   cmocka_unit_test(test_bad_json_lines),
         cmocka_unit_test(test_no_driver),   cmocka_unit_test(test_unwritable_output),
-        cmocka_unit_test(test_file_limit),  cmocka_unit_test(test_full_disk),
-        cmocka_unit_test(test_full_stdout), cmocka_unit_test(test_closed_pipe),
-        cmocka_unit_test(test_tokenize),    cmocka_unit_test(test_inspect),
+        cmocka_unit_test(test_file_limit),  cmocka_unit_test(test_interrupt),
+        cmocka_unit_test(test_full_disk),   cmocka_unit_test(test_full_stdout),
+        cmocka_unit_test(test_closed_pipe), cmocka_unit_test(test_tokenize),
+        cmocka_unit_test(test_inspect),
     };
 
     return cmocka_run_group_tests(tests, NULL, NULL);
