@@ -325,13 +325,19 @@ done:
     return st;
 }
 
-/* Parts per submit so that none is predicted to pass the limit; the first submit takes one layer. */
+/* Parts per submit so that none is predicted to pass the limit; the first submit takes one layer, of two
+ * parts. Less than a part is not to be had: chunks are not cut by time, since results must not depend on it.
+ */
 static uint32_t parts_per_submit(const struct run_session *s, uint32_t n_tokens)
 {
-    uint64_t ns = s->layer_ns * n_tokens / s->state.chunk;
-    uint64_t layers = ns ? SUBMIT_NS / ns : s->layer_ns ? n_layers(s) : 1;
+    uint64_t part_ns = s->layer_ns * n_tokens / s->state.chunk / 2;
+    uint64_t all = 2 * n_layers(s) + 2;
 
-    return (uint32_t)(layers < 1 ? 2 : layers < n_layers(s) ? 2 * layers : 2 * n_layers(s) + 2);
+    if (!s->layer_ns)
+        return 2;
+    if (part_ns >= SUBMIT_NS)
+        return 1;
+    return part_ns * all <= SUBMIT_NS ? (uint32_t)all : (uint32_t)(SUBMIT_NS / part_ns);
 }
 
 static enum vkmoe_status feed_chunk(struct run_session *s, const int32_t *tokens, uint32_t n, bool last,
