@@ -146,7 +146,8 @@ def plan(args):
     jobs = []
     for program in sorted((ROOT / args.build / "tests").glob("test_*")):
         usable = program.is_file() and os.access(program, os.X_OK)
-        if not usable or not fnmatch.fnmatch(program.name, args.only):
+        left_out = any(fnmatch.fnmatch(program.name, skip) for skip in args.leave_out.split(","))
+        if not usable or left_out or not fnmatch.fnmatch(program.name, args.only):
             continue
         row = next(r for r in MATRIX if fnmatch.fnmatch(program.name, r[0]))
         drivers = row[2] if args.sanitized else row[1]
@@ -162,6 +163,7 @@ def main():
     p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     p.add_argument("--build", default="build", help="build folder")
     p.add_argument("--only", default="*", help="pattern of program names")
+    p.add_argument("--leave-out", default="", help="patterns of program names, with commas")
     p.add_argument("--drivers", default="", help="instead of the matrix: " + ", ".join(DRIVERS))
     p.add_argument("--sanitized", action="store_true", help="a build with ASan and UBSan")
     p.add_argument("--wrapper", default="", help="put before each command, as qemu-aarch64")
