@@ -1,8 +1,8 @@
 /* A team takes ROWS matrix rows together: its lanes stride over the row length in units of eight elements for
  * all rows at once, then their sums are reduced. Base: the team is the workgroup, reduced in shared memory.
- * USE_SUBGROUP: it is the workgroup's first subgroup, without shared memory and barriers; others have nothing
- * to do, so run/layer.c makes the workgroup one subgroup. Up to eight sums stand in two vec4, so that no array
- * is indexed at run time.
+ * USE_SUBGROUP: it is the workgroup's first subgroup, without shared memory and barriers; the others have
+ * nothing to do, so run/layer.c makes the workgroup one subgroup. Up to eight sums stand in two vec4, so that
+ * no array is indexed at run time.
  * Before inclusion: LOAD_X(i), element i of the input; what lib/dequant.glsl wants; WG and ROWS. */
 #ifndef LIB_ROWS_GLSL
 #define LIB_ROWS_GLSL
