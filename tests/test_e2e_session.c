@@ -59,18 +59,22 @@ static float max_diff(const float *a, const float *b, size_t n)
  * ------------------------------------------------------------------------------ */
 
 struct pass {
-    float *logits; /* (n, vocab) */
-    struct device_routes routes;
+    float *logits;               /* (n, vocab) */
+    struct device_routes routes; /* slow passes only */
 };
 
-static struct pass run_pass(uint32_t n, uint32_t step, bool f16)
+/* The first n tokens of the text, `step` at a time. slow: with the choices of every layer, and a wait after
+ * each part. */
+static struct pass run_pass(uint32_t n, uint32_t step, bool f16, bool slow)
 {
     struct run_session *s = device_session(
-        &shared_case, &(struct run_session_params){.n_ctx = n, .k_f16 = f16, .v_f16 = f16, .slow = true});
-    struct pass p;
+        &shared_case, &(struct run_session_params){.n_ctx = n, .k_f16 = f16, .v_f16 = f16, .slow = slow});
+    struct pass p = {0};
 
-    device_routes_init(&p.routes, &shared_case, n);
-    run_session_on_route(s, device_routes_hook, &p.routes);
+    if (slow) {
+        device_routes_init(&p.routes, &shared_case, n);
+        run_session_on_route(s, device_routes_hook, &p.routes);
+    }
     p.logits = cor_array((size_t)n * vocab(), sizeof(float));
     assert_non_null(p.logits);
     for (uint32_t t = 0; t < n; t += step) {
@@ -89,61 +93,69 @@ static void free_pass(struct pass *p)
     device_routes_free(&p->routes);
 }
 
-static void compare_passes(const struct pass *a, const struct pass *b, const struct mdl_ref_route *ref,
-                           uint32_t n, bool f16)
+static float row_diff(const struct pass *a, const struct pass *b, uint32_t t)
 {
+    return max_diff(a->logits + (size_t)t * vocab(), b->logits + (size_t)t * vocab(), vocab());
+}
+
+/* Some logits differ by more than the limit: only a flip of experts excuses that, for its own token and,
+ * within the limit against golden files, for those that attend to it. */
+static void check_flips(uint32_t n, bool f16, float limit)
+{
+    struct pass many = run_pass(n, n, f16, true), one = run_pass(n, 1, f16, true);
+    struct mdl_ref_route *ref = device_reference_routes(&shared_case, text, n, NULL);
     struct golden_routes flips = {.any_margin = f16};
-    uint32_t layers = a->routes.n_layers, k = a->routes.k;
+    uint32_t layers = one.routes.n_layers, k = one.routes.k;
     float worst = 0, touched = 0;
     bool flipped = false;
     char what[64];
 
     snprintf(what, sizeof(what), "prefill of %u, %s cache", n, f16 ? "f16" : "f32");
-    for (uint32_t t = 0; t < n; t++)
+    for (uint32_t t = 0; t < n; t++) {
         for (uint32_t l = 0; l < layers; l++) {
             const struct mdl_ref_route *r = &ref[(size_t)t * layers + l];
             size_t at = ((size_t)l * n + t) * k;
 
-            golden_routes_compare(&flips, what, l, t, a->routes.ids + at, b->routes.ids + at, k, r->last,
+            golden_routes_compare(&flips, what, l, t, many.routes.ids + at, one.routes.ids + at, k, r->last,
                                   r->next);
         }
-    for (uint32_t t = 0; t < n; t++) {
-        float diff = max_diff(a->logits + (size_t)t * vocab(), b->logits + (size_t)t * vocab(), vocab());
-
         if (flips.left_out[t])
             flipped = true;
-        else if (flipped) /* it attends to a token that went through other experts */
-            touched = fmaxf(touched, diff);
+        else if (flipped)
+            touched = fmaxf(touched, row_diff(&many, &one, t));
         else
-            worst = fmaxf(worst, diff);
+            worst = fmaxf(worst, row_diff(&many, &one, t));
     }
-    print_message("%s against single tokens: largest difference %g, behind a flip %g, %u tokens left out\n",
-                  what, worst, touched, flips.flips);
+    print_message(
+        "%s against single tokens: largest difference %g before a flip, %g behind it, %u tokens left out\n",
+        what, worst, touched, flips.flips);
     golden_routes_check(&flips, what, f16 ? (uint32_t)ceil(0.005 * n) : GOLDEN_MAX_FLIPS);
-    assert_true(worst <= (f16 ? 5e-3f : 1e-4f));
+    assert_true(worst <= limit);
     assert_true(touched <= (f16 ? GOLDEN_DIFF_F16 : GOLDEN_DIFF_F32));
+    free_pass(&many);
+    free_pass(&one);
+    cor_free(ref);
 }
 
 static void check_prefill(bool f16)
 {
     static const uint32_t lengths[] = {1, 2, 17, 128, N_TEXT};
-    struct mdl_ref_route *ref = device_reference_routes(&shared_case, text, N_TEXT, NULL);
-    struct pass one = run_pass(N_TEXT, 1, f16);
+    const float limit = f16 ? 5e-3f : 1e-4f;
+    struct pass one = run_pass(N_TEXT, 1, f16, false);
 
     for (uint32_t i = 0; i < COR_COUNT(lengths); i++) {
-        uint32_t n = lengths[i], layers = one.routes.n_layers, k = one.routes.k;
-        struct pass many = run_pass(n, n, f16), cut = {.logits = one.logits};
+        struct pass many = run_pass(lengths[i], lengths[i], f16, false);
+        float worst = 0;
 
-        device_routes_init(&cut.routes, &shared_case, n); /* the first n tokens of the single-token pass */
-        for (uint32_t l = 0; l < layers; l++)
-            memcpy(cut.routes.ids + (size_t)l * n * k, one.routes.ids + (size_t)l * N_TEXT * k,
-                   n * k * sizeof(uint32_t));
-        compare_passes(&many, &cut, ref, n, f16);
-        device_routes_free(&cut.routes);
+        for (uint32_t t = 0; t < lengths[i]; t++)
+            worst = fmaxf(worst, row_diff(&many, &one, t));
+        print_message("prefill of %u, %s cache, against single tokens: largest difference %g\n", lengths[i],
+                      f16 ? "f16" : "f32", worst);
+        if (!(worst <= limit))
+            check_flips(lengths[i], f16, limit);
         free_pass(&many);
     }
     free_pass(&one);
-    cor_free(ref);
 }
 
 static void test_prefill_f32(void **state)
