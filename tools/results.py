@@ -1,0 +1,46 @@
+#!/usr/bin/env python3
+"""Results of the shards in out/full/ as tables, written into docs/RESULTS.md between its markers.
+
+    tools/results.py [FOLDER]     out/full by default
+"""
+import pathlib
+import sys
+
+ROOT = pathlib.Path(__file__).resolve().parent.parent
+BEGIN, END = "<!-- results: begin -->", "<!-- results: end -->"
+
+
+def read(path):
+    """A result file as {first word: [rest of each such line]}."""
+    found = {}
+    for line in path.read_text().splitlines():
+        word, _, rest = line.partition(" ")
+        found.setdefault(word, []).append(rest)
+    return found
+
+
+def main():
+    folder = pathlib.Path(sys.argv[1]) if len(sys.argv) > 1 else ROOT / "out" / "full"
+    order = [line.split()[0] for line in (ROOT / "tools/full/shards.txt").read_text().splitlines()
+             if line and not line.startswith("#")]
+    shards = {name: read(folder / f"{name}.result") for name in order if (folder / f"{name}.result").exists()}
+    out = ["", "| shard | date | commit | seconds |", "|---|---|---|---|"]
+    for name, r in shards.items():
+        out.append(f"| {name} | {r['date'][0]} | {r['commit'][0]} | {r['seconds'][0]} |")
+    missing = [name for name in order if name not in shards]
+    out += ["", "Not run since what is built changed: " + (", ".join(missing) if missing else "none") + ".", ""]
+    out += ["| driver | model | weights | cache | text | tokens | perplexity | against golden, % | limit, % |",
+            "|---|---|---|---|---|---|---|---|---|"]
+    for r in shards.values():
+        for figure in r.get("figure", []):
+            words = figure.split()
+            if len(words) == 10 and words[-1] == "ok":
+                out.append("| " + " | ".join(words[:-1]) + " |")
+    page = ROOT / "docs/RESULTS.md"
+    text = page.read_text()
+    head, rest = text.split(BEGIN)
+    page.write_text(head + BEGIN + "\n" + "\n".join(out) + "\n\n" + END + rest.split(END)[1])
+
+
+if __name__ == "__main__":
+    main()
