@@ -21,9 +21,10 @@ def read(path):
 
 def main():
     folder = pathlib.Path(sys.argv[1]) if len(sys.argv) > 1 else ROOT / "out" / "full"
-    order = [line.split()[0] for line in (ROOT / "tools/full/shards.txt").read_text().splitlines()
-             if line and not line.startswith("#")]
-    shards = {name: read(folder / f"{name}.result") for name in order if (folder / f"{name}.result").exists()}
+    rows = (ROOT / "tools/full/shards.txt").read_text().splitlines()
+    order = [row.split()[0] for row in rows if row and not row.startswith("#")]
+    paths = {name: folder / f"{name}.result" for name in order}
+    shards = {name: read(path) for name, path in paths.items() if path.exists()}
     out = ["", "| shard | date | commit | seconds |", "|---|---|---|---|"]
     for name, r in shards.items():
         out.append(f"| {name} | {r['date'][0]} | {r['commit'][0]} | {r['seconds'][0]} |")
