@@ -28,10 +28,10 @@ def main():
     out = ["", "| shard | date | commit | seconds |", "|---|---|---|---|"]
     for name, r in shards.items():
         out.append(f"| {name} | {r['date'][0]} | {r['commit'][0]} | {r['seconds'][0]} |")
-    missing = [name for name in order if name not in shards]
-    out += ["", "Not run since what is built changed: " + (", ".join(missing) if missing else "none") + ".", ""]
-    out += ["| driver | model | weights | cache | text | tokens | perplexity | against golden, % | limit, % |",
-            "|---|---|---|---|---|---|---|---|---|"]
+    missing = ", ".join(name for name in order if name not in shards) or "none"
+    columns = ["driver", "model", "weights", "cache", "text", "tokens", "perplexity", "against golden, %", "limit, %"]
+    out += ["", f"Not run since what is built changed: {missing}.", ""]
+    out += ["| " + " | ".join(columns) + " |", "|" + "---|" * len(columns)]
     for r in shards.values():
         for figure in r.get("figure", []):
             words = figure.split()
