@@ -351,7 +351,9 @@ enum vkmoe_status gpu_submit(struct gpu_device *dev, struct gpu_cmds *const *cmd
     VkResult r;
 
     TRY(gpu_alive(dev, err));
-    assert(n && !dev->in_flight);
+    assert(n);
+    if (dev->in_flight && !gpu_settle(dev)) /* an earlier wait failed, and its user gave up */
+        FAIL(VKMOE_ERR_TIMEOUT, "%s: submitting %s: earlier work never ended", dev->info.name, cmds[0]->name);
     if (n > dev->batch_size) {
         VkCommandBuffer *batch = cor_resize(dev->batch, n, sizeof(VkCommandBuffer));
 
@@ -384,9 +386,9 @@ enum vkmoe_status gpu_wait(struct gpu_device *dev, uint64_t timeout_ns, const ch
         return VKMOE_OK;
     if ((r = VK_CALL(dev->fn.vkWaitForFences(dev->vk, 1, &dev->fence, VK_TRUE, timeout_ns))) != VK_SUCCESS)
         TRY(gpu_fail(dev, r, "waiting for", what, err));
-    dev->in_flight = false;
     if ((r = VK_CALL(dev->fn.vkResetFences(dev->vk, 1, &dev->fence))) != VK_SUCCESS)
         TRY(gpu_fail(dev, r, "resetting the fence after", what, err));
+    dev->in_flight = false; /* until the fence is usable again the next submit settles first */
 done:
     return st;
 }

@@ -59,9 +59,11 @@ static enum vkmoe_status stage_wait(struct gpu_device *dev, struct gpu_staging *
     r = VK_CALL(dev->fn.vkWaitForFences(dev->vk, 1, &s->fence, VK_TRUE, TRANSFER_WAIT_NS));
     if (r != VK_SUCCESS)
         return gpu_fail(dev, r, "waiting for a transfer", NULL, err);
-    s->pending = false;
     r = VK_CALL(dev->fn.vkResetFences(dev->vk, 1, &s->fence));
-    return r == VK_SUCCESS ? VKMOE_OK : gpu_fail(dev, r, "resetting a transfer fence", NULL, err);
+    if (r != VK_SUCCESS)
+        return gpu_fail(dev, r, "resetting a transfer fence", NULL, err);
+    s->pending = false;
+    return VKMOE_OK;
 }
 
 static void barrier(struct gpu_device *dev, VkCommandBuffer cmd, bool before)
