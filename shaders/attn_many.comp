@@ -130,6 +130,13 @@ vec4 factor4(uint query)
         even##j += prob * v.x;                                        \
         odd##j += prob * v.y;                                         \
     }
+/* The same where some of the four queries do not see the key: its V, which may be NaN, leaves them alone. */
+#define ADD_PAIR_SEEN(j)                                              \
+    if (PAIRS > 32u * j && pair + 32u * j < PAIRS) {                  \
+        vec2 v = v_pair(row + 32u * j);                               \
+        even##j += mix(vec4(0.0), prob * v.x, sees);                  \
+        odd##j += mix(vec4(0.0), prob * v.y, sees);                   \
+    }
 #define SCALE_PAIR(j)   \
     even##j *= scale;   \
     odd##j *= scale;
@@ -176,11 +183,19 @@ void main()
         vec4 scale = factor4(query);
         SCALE_PAIR(0) SCALE_PAIR(1) SCALE_PAIR(2) SCALE_PAIR(3)
         uint n = min(last - k0 + 1u, KEYS);
-        for (uint j = 0u; j < n; j++) {
+        uint n_all = pos + t0 < k0 ? 0u : min(pos + t0 - k0 + 1u, n); /* keys that all queries see */
+        for (uint j = 0u; j < n_all; j++) {
             uint row = cache_row(k0 + j, head * N_KV / N_HEADS) + pair;
             uint p = j * QUERIES + query;
             vec4 prob = vec4(scores[p], scores[p + 1u], scores[p + 2u], scores[p + 3u]);
             ADD_PAIR(0) ADD_PAIR(1) ADD_PAIR(2) ADD_PAIR(3)
+        }
+        for (uint j = n_all; j < n; j++) {
+            uint row = cache_row(k0 + j, head * N_KV / N_HEADS) + pair;
+            uint p = j * QUERIES + query;
+            vec4 prob = vec4(scores[p], scores[p + 1u], scores[p + 2u], scores[p + 3u]);
+            bvec4 sees = lessThanEqual(uvec4(k0 + j), seen + uvec4(0u, 1u, 2u, 3u));
+            ADD_PAIR_SEEN(0) ADD_PAIR_SEEN(1) ADD_PAIR_SEEN(2) ADD_PAIR_SEEN(3)
         }
     }
     barrier(); /* factor has been read */
