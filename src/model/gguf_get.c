@@ -156,6 +156,7 @@ enum vkmoe_status mdl_gguf_str(const struct mdl_gguf *g, const char *key, struct
 enum vkmoe_status mdl_gguf_read(const struct mdl_gguf *g, const struct mdl_tensor *t, uint64_t off, void *dst,
                                 size_t n, struct vkmoe_err *err)
 {
+    enum vkmoe_status st = VKMOE_OK;
     char text[MDL_SHOW_BYTES];
 
     if (!t->known)
@@ -166,5 +167,8 @@ enum vkmoe_status mdl_gguf_read(const struct mdl_gguf *g, const struct mdl_tenso
                         "%s: tensor '%s': bytes %" PRIu64 "..%" PRIu64 " pass its end at %" PRIu64,
                         cor_file_path(g->file), mdl_show(text, t->name, strlen(t->name)), off, off + n,
                         t->bytes);
-    return cor_file_read(g->file, t->file_off + off, dst, n, err);
+    TRY(cor_file_read(g->file, t->file_off + off, dst, n, err));
+    TRY(cor_file_unchanged(g->file, err)); /* experts are read long after the index was */
+done:
+    return st;
 }
