@@ -52,13 +52,14 @@ static enum vkmoe_status plan_kv(struct run_state *s, const struct mdl_config *c
     const struct gpu_caps *caps = gpu_device_caps(s->dev);
     uint64_t row = (uint64_t)c->n_kv_heads * c->head_dim;
     uint64_t k = row * (s->k_f16 ? 2 : 4), v = row * (s->v_f16 ? 2 : 4);
-    uint64_t most = caps->max_range / (k > v ? k : v);
+    uint64_t rope = 4ull * c->n_rot, row_max = k > v ? k : v;
+    uint64_t most = caps->max_range / (row_max > rope ? row_max : rope);
     enum vkmoe_status st = VKMOE_OK;
 
     if (s->n_ctx > most)
         return cor_fail(
             err, VKMOE_ERR_LIMIT,
-            "context of %u positions: the cache of one layer does not fit one binding; at most %" PRIu64,
+            "context of %u positions: a layer's cache or the RoPE table passes one binding; at most %" PRIu64,
             s->n_ctx, most);
     s->kv = cor_array(c->n_layers, sizeof(*s->kv));
     if (!s->kv)
