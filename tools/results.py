@@ -29,7 +29,8 @@ def main():
     for name, r in shards.items():
         out.append(f"| {name} | {r['date'][0]} | {r['commit'][0]} | {r['seconds'][0]} |")
     missing = ", ".join(name for name in order if name not in shards) or "none"
-    columns = ["driver", "model", "weights", "cache", "text", "tokens", "perplexity", "against golden, %", "limit, %"]
+    columns = ["driver", "model", "weights", "cache", "text", "tokens", "perplexity", "against golden, %",
+               "limit, %"]
     out += ["", f"Not run since what is built changed: {missing}.", ""]
     out += ["| " + " | ".join(columns) + " |", "|" + "---|" * len(columns)]
     for r in shards.values():
