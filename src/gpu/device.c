@@ -131,9 +131,12 @@ bool gpu_settle(struct gpu_device *dev)
         dev->hung = true;
         return false;
     }
-    if (dev->in_flight) /* signalled, or lost: a lost device runs nothing */
-        (void)dev->fn.vkResetFences(dev->vk, 1, &dev->fence);
+    if (n) /* signalled, or lost: a lost device runs nothing */
+        (void)dev->fn.vkResetFences(dev->vk, n, fences);
     dev->in_flight = false;
+    /* A stage's fence may be destroyed before the next call. */
+    for (uint32_t i = 0; i < COR_COUNT(dev->up.stage); i++)
+        dev->up.stage[i].pending = false;
     return true;
 }
 
