@@ -89,7 +89,7 @@ void main()
     barrier(); /* the logits in probs make way for exp(logit - top) */
     for (uint e = lane; e < N_EXPERTS; e += WG) {
         precise float d = probs[e] - top;
-        probs[e] = exp(d);
+        probs[e] = exp_nan(d);
     }
     barrier();
     if (lane == 0u)

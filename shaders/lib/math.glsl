@@ -11,6 +11,12 @@ float silu(float x)
     return x / (1.0 + exp(-x));
 }
 
+/* NaN stays NaN, which the exp of a driver does not promise. */
+float exp_nan(float x)
+{
+    return (floatBitsToUint(x) & 0x7fffffffu) > 0x7f800000u ? x : exp(x);
+}
+
 bool bits_finite(uint bits)
 {
     return (bits & 0x7f800000u) != 0x7f800000u;
