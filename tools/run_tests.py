@@ -35,6 +35,7 @@ MATRIX = [
     ("test_gpu*", ["lavapipe", "swiftshader"], ["lavapipe"]),
     ("test_e2e_golden", ["lavapipe", "swiftshader"], []),  # other subgroup sizes: test_e2e_caps
     ("test_e2e_eval", ["lavapipe", "swiftshader"], []),
+    ("test_e2e_caps", ["lavapipe", "swiftshader"], []),  # sessions and failures take the same paths
     ("test_e2e*", ["lavapipe", "swiftshader"], ["lavapipe"]),
     ("test_*", [""], [""]),
 ]
