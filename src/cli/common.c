@@ -9,6 +9,7 @@
 #include "cli/cli.h"
 #include "core/alloc.h"
 #include "core/os.h"
+#include "core/utf8.h"
 
 #define BUNDLED_MODEL "emo-nano.gguf"
 #define TEXT_MAX      ((size_t)1 << 30) /* bytes; past it a prompt or a text to score is a mistake */
@@ -176,22 +177,6 @@ void cli_progress_end(struct cli_progress *p)
 /* ---- JSON
  * --------------------------------------------------------------------------------------------------- */
 
-/* Bytes of the valid UTF-8 character at s, at most n; 0 when it is none (overlong, surrogate, cut off). */
-static size_t utf8_len(const unsigned char *s, size_t n)
-{
-    size_t len = s[0] < 0x80 ? 1 : s[0] < 0xc2 ? 0 : s[0] < 0xe0 ? 2 : s[0] < 0xf0 ? 3 : s[0] < 0xf5 ? 4 : 0;
-
-    if (!len || len > n)
-        return 0;
-    for (size_t i = 1; i < len; i++)
-        if ((s[i] & 0xc0) != 0x80)
-            return 0;
-    if ((s[0] == 0xe0 && s[1] < 0xa0) || (s[0] == 0xed && s[1] > 0x9f) || (s[0] == 0xf0 && s[1] < 0x90) ||
-        (s[0] == 0xf4 && s[1] > 0x8f))
-        return 0;
-    return len;
-}
-
 void cli_json_string(const char *s, size_t n)
 {
     static const char named[] = "\"\\\b\f\n\r\t", letters[] = "\"\\bfnrt";
@@ -199,7 +184,7 @@ void cli_json_string(const char *s, size_t n)
 
     putchar('"');
     for (size_t i = 0; i < n;) {
-        size_t len = utf8_len(u + i, n - i);
+        size_t len = cor_utf8_char(s + i, n - i, NULL);
         const char *esc = u[i] ? strchr(named, u[i]) : NULL;
 
         if (!len) {

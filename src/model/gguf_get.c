@@ -3,29 +3,8 @@
 #include <stdio.h>
 #include <string.h>
 
+#include "core/utf8.h"
 #include "model/gguf.h"
-
-/* Bytes of the UTF-8 character at s, 0 when it is not one. Overlong forms, surrogates and numbers past 10FFFF
- * are not. */
-static unsigned utf8_length(const unsigned char *s, uint64_t n)
-{
-    unsigned len = s[0] < 0x80   ? 1
-                   : s[0] < 0xc2 ? 0
-                   : s[0] < 0xe0 ? 2
-                   : s[0] < 0xf0 ? 3
-                   : s[0] < 0xf5 ? 4
-                                 : 0;
-
-    if (len > n)
-        return 0;
-    for (unsigned i = 1; i < len; i++)
-        if ((s[i] & 0xc0) != 0x80)
-            return 0;
-    if ((s[0] == 0xe0 && s[1] < 0xa0) || (s[0] == 0xed && s[1] > 0x9f) || (s[0] == 0xf0 && s[1] < 0x90) ||
-        (s[0] == 0xf4 && s[1] > 0x8f))
-        return 0;
-    return len;
-}
 
 const char *mdl_show(char dst[MDL_SHOW_BYTES], const char *s, uint64_t n)
 {
@@ -33,7 +12,7 @@ const char *mdl_show(char dst[MDL_SHOW_BYTES], const char *s, uint64_t n)
 
     for (uint64_t i = 0; i < n;) {
         const unsigned char *c = (const unsigned char *)s + i;
-        unsigned len = utf8_length(c, n - i);
+        size_t len = cor_utf8_char(s + i, (size_t)(n - i), NULL);
         bool plain = len && c[0] >= 32 && c[0] != 127 && !(c[0] == 0xc2 && c[1] < 0xa0);
 
         if (used + 4 + 4 > MDL_SHOW_BYTES) { /* room for one more and "..." */

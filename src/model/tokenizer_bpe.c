@@ -4,6 +4,7 @@
 #include <string.h>
 
 #include "core/alloc.h"
+#include "core/utf8.h"
 
 /* A piece being merged is a linked list over its bytes; the heap holds candidate pairs by (rank, position),
  * which is the order "lowest rank first, leftmost among equals". Entries are not removed when a neighbour
@@ -171,7 +172,7 @@ static enum vkmoe_status encode_plain(struct encoder *e, const char *p, size_t n
     for (size_t at = 0; at < n;) {
         size_t end = at, len, cut;
 
-        while (end < n && (len = mdl_utf8_char(p + end, n - end, NULL)) != 0)
+        while (end < n && (len = cor_utf8_char(p + end, n - end, NULL)) != 0)
             end += len;
         for (size_t i = 0; i < end - at; i = cut) {
             TRY(mdl_split_next(e->run, p + at, end - at, i, &cut, err));

@@ -70,9 +70,6 @@ bool mdl_merge_find(const struct mdl_tokenizer *t, int32_t left, int32_t right, 
 /* Normal token with exactly these bytes; -1: none. */
 int32_t mdl_token_by_bytes(const struct mdl_tokenizer *t, const char *p, size_t n);
 
-/* Bytes of the UTF-8 character at p (n > 0 bytes follow), 0 when it is not one: truncated, overlong, a
- * surrogate or past U+10FFFF. cp may be NULL. */
-size_t mdl_utf8_char(const char *p, size_t n, uint32_t *cp);
 /* Byte that a character of the GPT-2 byte alphabet stands for; -1: not in the alphabet. */
 int mdl_alphabet_byte(uint32_t cp);
 

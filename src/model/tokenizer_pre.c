@@ -5,6 +5,7 @@
 #include <string.h>
 
 #include "core/alloc.h"
+#include "core/utf8.h"
 
 #define PCRE2_CODE_UNIT_WIDTH 8
 #include <pcre2.h>
@@ -166,7 +167,7 @@ enum vkmoe_status mdl_split_next(struct mdl_split_run *r, const char *text, size
     size_t e = rc < 0 ? at : pcre2_get_ovector_pointer(r->match)[1];
 
     *end = e > at ? e
-                  : at + mdl_utf8_char(text + at, left,
+                  : at + cor_utf8_char(text + at, left,
                                        NULL); /* what no alternative takes is a piece of its own */
     return VKMOE_OK;
 }
