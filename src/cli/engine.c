@@ -54,6 +54,14 @@ void cli_engine_close(struct cli_engine *e)
     e->ctx = NULL;
 }
 
+int cli_engine_end(struct cli_engine *e, int status, enum vkmoe_status st, const struct vkmoe_err *err)
+{
+    if (st != VKMOE_OK)
+        status = cli_error(err);
+    cli_engine_close(e);
+    return status;
+}
+
 enum vkmoe_status cli_engine_check_prompt(const struct cli_engine *e, size_t n, struct vkmoe_err *err)
 {
     uint32_t n_ctx = vkmoe_session_n_ctx(e->ses);

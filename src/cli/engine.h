@@ -42,6 +42,9 @@ struct cli_engine {
 /* Opens everything. Returns CLI_GOOD, or the exit status after printing the reason. */
 int cli_engine_open(struct cli_engine *e, const struct cli_cmd *cmd);
 void cli_engine_close(struct cli_engine *e);
+/* The end of a command: prints the reason when st is a failure, and closes. Returns the exit status: `status`
+ * where all went well. */
+int cli_engine_end(struct cli_engine *e, int status, enum vkmoe_status st, const struct vkmoe_err *err);
 
 /* Appends a prompt to the empty session, with progress. *fed < n: Ctrl-C, heard between pieces of the prompt.
  */

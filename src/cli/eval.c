@@ -348,11 +348,8 @@ static int eval_main(const struct cli_cmd *cmd, int argc, char **argv)
         print_score(&e, &score, json, cor_now_ns() - start);
     }
 done:
-    if (st != VKMOE_OK)
-        status = cli_error(&err);
     free_corpus(&corpus);
-    cli_engine_close(&e);
-    return status;
+    return cli_engine_end(&e, status, st, &err);
 }
 
 const struct cli_cmd cli_eval = {

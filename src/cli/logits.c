@@ -91,12 +91,9 @@ static int logits_main(const struct cli_cmd *cmd, int argc, char **argv)
         TRY(write_logits(&e, ids, n, all, out, &err));
     }
 done:
-    if (st != VKMOE_OK)
-        status = cli_error(&err);
     cor_free(ids);
     cor_free(text);
-    cli_engine_close(&e);
-    return status;
+    return cli_engine_end(&e, status, st, &err);
 }
 
 const struct cli_cmd cli_logits = {

@@ -337,6 +337,7 @@ static int run_main(const struct cli_cmd *cmd, int argc, char **argv)
     struct generation g = {.o = &o, .stop = "limit"};
     struct vkmoe_sampler_params d;
     struct vkmoe_err err = {0};
+    enum vkmoe_status st = VKMOE_OK;
     const struct cli_opt opts[] = {
         {"-p|--prompt", CLI_STR, &o.prompt, "TEXT", "text to continue (it is not printed again)", 0, 0},
         {"-f|--file", CLI_STR, &o.file, "FILE", "read the prompt from a file; a lone - reads standard input",
@@ -384,12 +385,13 @@ static int run_main(const struct cli_cmd *cmd, int argc, char **argv)
         return cli_usage(cmd, "give one prompt: -p, -f, - or --tokens");
     if (o.seed < 0)
         o.seed = (int64_t)(cor_now_ns() & 0xffffffff);
-    status = read_inputs(&g, &err) == VKMOE_OK ? cli_engine_open(&o.e, cmd) : cli_error(&err);
-    if (status == CLI_GOOD && run_generation(&g, &err) != VKMOE_OK)
-        status = cli_error(&err);
+    TRY(read_inputs(&g, &err));
+    status = cli_engine_open(&o.e, cmd);
+    if (status == CLI_GOOD)
+        TRY(run_generation(&g, &err));
+done:
     close_generation(&g);
-    cli_engine_close(&o.e);
-    return status;
+    return cli_engine_end(&o.e, status, st, &err);
 }
 
 const struct cli_cmd cli_run = {
