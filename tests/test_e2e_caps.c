@@ -11,22 +11,10 @@
 static int32_t text[N_TEXT];
 static const char *program; /* this one */
 
-static void load_text(void)
-{
-    struct vkmoe_err err = {0};
-    struct cor_npy ids;
-
-    test_ok(cor_npy_read(&ids, test_source("tests/golden/data/scripture.validation.ids.npy"), &err), &err);
-    assert_true(ids.type == 'i' && ids.count >= N_TEXT - 1);
-    text[0] = 4094;
-    memcpy(text + 1, ids.data, (N_TEXT - 1) * sizeof(*text));
-    cor_npy_free(&ids);
-}
-
 static int setup(void **state)
 {
     (void)state;
-    load_text();
+    golden_scripture(text, N_TEXT);
     return 0;
 }
 

@@ -10,26 +10,13 @@
 static struct device_case shared_case; /* the bundled model, all experts resident */
 static int32_t text[N_TEXT];
 
-/* A token before the first document, then scripture. */
-static void load_text(void)
-{
-    struct vkmoe_err err = {0};
-    struct cor_npy ids;
-
-    test_ok(cor_npy_read(&ids, test_source("tests/golden/data/scripture.validation.ids.npy"), &err), &err);
-    assert_true(ids.type == 'i' && ids.count >= N_TEXT - 1);
-    text[0] = 4094;
-    memcpy(text + 1, ids.data, (N_TEXT - 1) * sizeof(*text));
-    cor_npy_free(&ids);
-}
-
 static int setup(void **state)
 {
     const char *path = golden_model("emo-nano", MDL_BF16);
 
     (void)state;
     assert_non_null(path);
-    load_text();
+    golden_scripture(text, N_TEXT);
     device_open(&shared_case, path, &(struct device_params){0});
     return 0;
 }

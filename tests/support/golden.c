@@ -176,6 +176,18 @@ const char *golden_model(const char *model, enum mdl_type type)
     return made[next++ % COR_COUNT(made)];
 }
 
+void golden_scripture(int32_t *ids, size_t n)
+{
+    struct vkmoe_err err = {0};
+    struct cor_npy file;
+
+    test_ok(cor_npy_read(&file, test_source("tests/golden/data/scripture.validation.ids.npy"), &err), &err);
+    assert_true(file.type == 'i' && file.count >= n - 1);
+    ids[0] = 4094;
+    memcpy(ids + 1, file.data, (n - 1) * sizeof(*ids));
+    cor_npy_free(&file);
+}
+
 /* ---- rules
  * -------------------------------------------------------------------------------------------------------- */
 

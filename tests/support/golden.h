@@ -44,6 +44,10 @@ struct golden {
 bool golden_load(struct golden *g, const char *model, uint32_t index);
 void golden_free(struct golden *g);
 
+/* The start of scripture's validation text as emo-nano was trained to see it: an end-of-text token, then n -
+ * 1 tokens of the first document. */
+void golden_scripture(int32_t *ids, size_t n);
+
 /* Path of the model as GGUF: the bundled file for emo-nano in BF16, else converted from shared/ (or, for
  * emo-nano, from the bundled file) into test_tmp() at the first call. NULL when there is nothing to make it
  * from: test_skip. */
