@@ -33,7 +33,6 @@ static int open_instance(void **state)
 
     (void)state;
     cor_log_sink(on_log, NULL);
-    device_pin();
     live_before = cor_alloc_live();
     test_ok(gpu_instance_open(&inst, &p, &err), &err);
     test_ok(gpu_instance_choose(inst, NULL, &picked, &err), &err);

@@ -35,7 +35,6 @@ static int open_instance(void **state)
     (void)state;
     cor_log_sink(on_log, NULL);
     snprintf(cache_dir, sizeof(cache_dir), "%s/pipelines", test_tmp());
-    device_pin();
     live_before = cor_alloc_live();
     test_ok(gpu_instance_open(&inst, &p, &err), &err);
     for (uint32_t i = 0; i < gpu_instance_device_count(inst); i++) {

@@ -11,16 +11,6 @@ static void print_log(void *user, enum vkmoe_log_level level, const char *line)
         print_message("[driver ] %s\n", line);
 }
 
-void device_pin(void)
-{
-    const struct gpu_instance_params p = {.validation = true};
-    static struct gpu_instance *pin;
-    struct vkmoe_err err = {0};
-
-    if (!pin)
-        test_ok(gpu_instance_open(&pin, &p, &err), &err);
-}
-
 void device_open(struct device_case *c, const char *model, const struct device_params *p)
 {
     static char cache[1024];
@@ -33,7 +23,6 @@ void device_open(struct device_case *c, const char *model, const struct device_p
     snprintf(cache, sizeof(cache), "%s/test-cache", VKMOE_TEST_BINARY_DIR);
     memset(c, 0, sizeof(*c));
     cor_log_sink(print_log, NULL);
-    device_pin();
     test_ok(gpu_instance_open(&c->inst, &ip, &err), &err);
     test_ok(gpu_instance_choose(c->inst, NULL, &index, &err), &err);
     test_ok(gpu_device_open(&c->dev, c->inst, index, &dp, &err), &err);

@@ -18,11 +18,6 @@ struct device_params {
     bool validation, lazy, robust;
 };
 
-/* Keeps the driver and the validation layer loaded until the process ends: the leak checker can only name
- * (and suppress) frames of libraries that are still there. Holds one instance, so cor_alloc_live() counts a
- * few blocks more after the first call. device_open calls it. */
-void device_pin(void);
-
 /* Opens everything or fails the test. model: path of a GGUF file, NULL: device only. */
 void device_open(struct device_case *c, const char *model, const struct device_params *p);
 void device_close(struct device_case *c);
