@@ -171,7 +171,7 @@ static void test_missing_input(void **state)
     const char *dir = test_tmp(), *none = cli_path(dir, "none"), *empty = cli_path(dir, "empty");
 
     (void)state;
-    cli_write(empty, "", 0);
+    test_write(empty, "", 0);
     cli_bad(1, none, "inspect", none);
     cli_bad(1, none, "inspect", "-m", none);
     cli_bad(1, none, "tokenize", "-m", none, "-p", "x");
@@ -203,7 +203,7 @@ static const char *cut_model(const char *dir, size_t n)
     assert_non_null(data);
     test_ok(cor_file_open(&f, from, &err), &err);
     test_ok(cor_file_read(f, 0, data, n, &err), &err);
-    cli_write(to, data, n);
+    test_write(to, data, n);
     cor_file_close(f);
     cor_free(data);
     return to;
@@ -244,7 +244,7 @@ static void test_bad_json_lines(void **state)
 
     (void)state;
     for (size_t i = 0; i < COR_COUNT(cases); i++) {
-        cli_write(path, cases[i].text, strlen(cases[i].text));
+        test_write(path, cases[i].text, strlen(cases[i].text));
         cli_bad(1, cases[i].word, "eval", "-f", path);
         cli_bad_(
             1, cases[i].word,
@@ -282,7 +282,7 @@ static void test_unwritable_output(void **state)
     const char *folder = cli_path(dir, "folder");
 
     (void)state;
-    cli_write(file, "x", 1);
+    test_write(file, "x", 1);
     assert_int_equal(mkdir(folder, 0700), 0);
     cli_bad(1, "none", "convert", model, "-o", cli_path(dir, "none/x.gguf"), "--type", "f16");
     cli_bad(1, "file/x", "convert", model, "-o", cli_path(dir, "file/x.gguf"), "--type", "f16");
@@ -309,7 +309,7 @@ static void test_file_limit(void **state)
              &(const struct cli_call){.args = {"convert", model, "-o", out, "--type", "f16"},
                                       .file_limit = 1 << 20});
     cli_check_empty(dir);
-    cli_write(out, "precious", 8);
+    test_write(out, "precious", 8);
     cli_bad_(1, "x.gguf",
              &(const struct cli_call){.args = {"convert", model, "-o", out, "--type", "f16"},
                                       .file_limit = 1 << 20});

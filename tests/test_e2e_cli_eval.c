@@ -132,8 +132,8 @@ static void test_documents(void **state)
     double ppl;
 
     (void)state;
-    cli_write(text, between, sizeof(between) - 1);
-    cli_write(jsonl, lines, sizeof(lines) - 1);
+    test_write(text, between, sizeof(between) - 1);
+    test_write(jsonl, lines, sizeof(lines) - 1);
     ppl = check(&both, &(const struct cli_call){.args = {"eval", "-f", text, "--json", "-c", "64", F32}});
     check(&both, &(const struct cli_call){
                      .args = {"eval", "-f", "-", "--separator", "\n--\n", "--json", "-c", "64", F32},

@@ -68,7 +68,7 @@ static void test_wrong_model(void **state)
     test_ok(cor_file_open(&f, golden_model("emo-nano", MDL_BF16), &err), &err);
     test_ok(cor_file_read(f, 0, data, sizeof(data), &err), &err);
     cor_file_close(f);
-    cli_write(cut, data, sizeof(data));
+    test_write(cut, data, sizeof(data));
     cli_bad(1, "cut.gguf", "run", "-m", cut, "-p", "x");
     cli_bad(1, "none.gguf", "run", "-m", cli_path(dir, "none.gguf"), "-p", "x");
     cli_bad(1, dir, "run", "-m", dir, "-p", "x");
@@ -235,7 +235,7 @@ static const char *with_end_token(int32_t id)
     at += sizeof(EOS_KEY) - 1 + 4;
     for (int i = 0; i < 4; i++)
         at[i] = (char)((uint32_t)id >> 8 * i);
-    cli_write(path, data, n);
+    test_write(path, data, n);
     cor_free(data);
     return path;
 }
@@ -300,7 +300,7 @@ static void test_force(void **state)
     float worst = 0;
 
     (void)state;
-    cli_write(text, forced, sizeof(forced) - 1);
+    test_write(text, forced, sizeof(forced) - 1);
     cli_good(&r, "run", "-p", PROMPT, "--force", text, "--logits-out", out, "-ctk", "f32", "-ctv", "f32",
              "-c", "64", "--json");
     o = cli_json(&r);

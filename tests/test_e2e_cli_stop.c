@@ -141,7 +141,7 @@ static void test_unwritable(void **state)
     const char *dir = test_tmp(), *file = cli_path(dir, "file");
 
     (void)state;
-    cli_write(file, "x", 1);
+    test_write(file, "x", 1);
     cli_bad(1, "file/x.npy", "run", "-p", "x", "-n", "1", "-c", "8", "--logits-out",
             cli_path(dir, "file/x.npy"));
     cli_bad(1, "none/x.npy", "logits", "-p", "x", "-c", "8", "-o", cli_path(dir, "none/x.npy"));

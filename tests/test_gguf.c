@@ -33,17 +33,6 @@ static void put_str(struct bytes *b, const char *s)
     put(b, s, strlen(s));
 }
 
-static void save(const void *p, size_t n)
-{
-    FILE *f;
-
-    remove(path); /* truncating in place makes ext4 wait for the disk */
-    f = fopen(path, "wb");
-    assert_non_null(f);
-    assert_int_equal(fwrite(p, 1, n, f), n);
-    fclose(f);
-}
-
 /* What a header states; a test changes one thing. */
 struct header {
     uint32_t version;
@@ -106,7 +95,7 @@ static void expect(const struct header *h, enum vkmoe_status want, const char *i
     struct mdl_gguf *g;
 
     build(&b, h);
-    save(b.p, b.n);
+    test_write(path, b.p, b.n);
     assert_int_equal(mdl_gguf_open(&g, path, &err), want);
     if (want == VKMOE_OK) {
         mdl_gguf_close(g);
@@ -202,7 +191,7 @@ static void bad_values_are_refused(void **state)
             put_int(&b, cases[i].elem, 4);
         put_int(&b, cases[i].value, cases[i].type == MDL_GGUF_BOOL ? 1 : 8);
         put_int(&b, 0, 8);
-        save(b.p, b.n);
+        test_write(path, b.p, b.n);
         assert_int_not_equal(mdl_gguf_open(&g, path, &err), VKMOE_OK);
         if (!strstr(err.message, cases[i].says))
             fail_msg("'%s' does not say '%s'", err.message, cases[i].says);
@@ -359,7 +348,7 @@ static void damaged_files(void **state)
     for (size_t cut = 0; cut < n; cut++) {
         enum vkmoe_status st;
 
-        save(good, cut);
+        test_write(path, good, cut);
         st = mdl_gguf_open(&g, path, &err);
         assert_true(st != VKMOE_OK || cut >= n - 24); /* only the last tensor's padding may be missing */
         mdl_gguf_close(g);
@@ -368,7 +357,7 @@ static void damaged_files(void **state)
         memcpy(hurt, good, n);
         for (uint64_t k = test_rand(&rng) % 3 + 1; k; k--)
             hurt[test_rand(&rng) % n] ^= (char)(1u << (test_rand(&rng) % 8));
-        save(hurt, n);
+        test_write(path, hurt, n);
         if (mdl_gguf_open(&g, path, &err) == VKMOE_OK)
             for (uint64_t k = 0; k < g->n_tensors; k++) {
                 char one;

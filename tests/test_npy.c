@@ -8,17 +8,6 @@
 static struct vkmoe_err err;
 static char path[4096];
 
-static void put_bytes(const void *p, size_t n)
-{
-    FILE *f;
-
-    remove(path); /* truncating in place makes ext4 wait for the disk */
-    f = fopen(path, "wb");
-    assert_non_null(f);
-    assert_int_equal(fwrite(p, 1, n, f), n);
-    fclose(f);
-}
-
 /* A file with this dictionary and n_data bytes of data; returns its size. */
 static size_t make(unsigned char *dst, const char *dict, size_t n_data)
 {
@@ -103,7 +92,7 @@ static void numpy_variants(void **state)
     for (size_t i = 0; i < COR_COUNT(good); i++) {
         struct cor_npy a;
 
-        put_bytes(buf, make(buf, good[i].dict, good[i].bytes));
+        test_write(path, buf, make(buf, good[i].dict, good[i].bytes));
         test_ok(cor_npy_read(&a, path, &err), &err);
         assert_int_equal(a.n_dims, good[i].n_dims);
         assert_int_equal(a.count, good[i].count);
@@ -113,7 +102,7 @@ static void numpy_variants(void **state)
     for (size_t i = 0; i < COR_COUNT(bad); i++) {
         struct cor_npy a;
 
-        put_bytes(buf, make(buf, bad[i].dict, bad[i].bytes));
+        test_write(path, buf, make(buf, bad[i].dict, bad[i].bytes));
         if (cor_npy_read(&a, path, &err) == VKMOE_OK)
             fail_msg("accepted: %s", bad[i].dict);
         assert_non_null(strstr(err.message, "a.npy"));
@@ -130,13 +119,13 @@ static void damaged_files(void **state)
 
     (void)state;
     for (size_t cut = 0; cut < n; cut++) {
-        put_bytes(buf, cut);
+        test_write(path, buf, cut);
         assert_int_not_equal(cor_npy_read(&a, path, &err), VKMOE_OK);
     }
     for (int i = 0; i < 2000; i++) {
         memcpy(hurt, buf, n);
         hurt[test_rand(&rng) % n] ^= (unsigned char)(1u << (test_rand(&rng) % 8));
-        put_bytes(hurt, n);
+        test_write(path, hurt, n);
         if (cor_npy_read(&a, path, &err) == VKMOE_OK)
             cor_npy_free(&a);
     }

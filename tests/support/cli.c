@@ -316,15 +316,6 @@ const char *cli_path(const char *dir, const char *name)
     return dst;
 }
 
-void cli_write(const char *path, const void *data, size_t n)
-{
-    FILE *f = fopen(path, "wb");
-
-    assert_non_null(f);
-    assert_int_equal(fwrite(data, 1, n, f), n);
-    assert_int_equal(fclose(f), 0);
-}
-
 void cli_check_empty(const char *dir)
 {
     struct vkmoe_err err;

@@ -52,7 +52,6 @@ char *cli_id_list(const int32_t *ids, size_t n);
 
 /* dir/name in a static ring of buffers. */
 const char *cli_path(const char *dir, const char *name);
-void cli_write(const char *path, const void *data, size_t n);
 /* Fails the test when the directory holds anything. */
 void cli_check_empty(const char *dir);
 

@@ -32,13 +32,7 @@ const char *hf_file(const struct hf_dir *h, const char *name)
 
 void hf_write_file(const struct hf_dir *h, const char *name, const void *data, size_t n)
 {
-    FILE *f;
-
-    remove(hf_file(h, name)); /* truncating in place makes ext4 wait for the disk */
-    f = fopen(hf_file(h, name), "wb");
-    assert_non_null(f);
-    assert_int_equal(fwrite(data, 1, n, f), n);
-    fclose(f);
+    test_write(hf_file(h, name), data, n);
 }
 
 float hf_value(const char *tensor, uint64_t i)

@@ -47,6 +47,17 @@ void test_skip_listed(const char *why)
     skip();
 }
 
+void test_write(const char *path, const void *data, size_t n)
+{
+    FILE *f;
+
+    remove(path); /* truncating in place makes ext4 wait for the disk */
+    f = fopen(path, "wb");
+    assert_non_null(f);
+    assert_int_equal(fwrite(data, 1, n, f), n);
+    assert_int_equal(fclose(f), 0);
+}
+
 static char tmp_dir[4096];
 
 /* Removes a directory and what is in it; remove() takes files and empty directories. */

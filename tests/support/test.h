@@ -25,6 +25,8 @@ const char *test_shared(const char *rel);
 void test_skip(const char *why);
 /* A skip that a row of tests/skips.txt expects, where CI=true as well. */
 void test_skip_listed(const char *why);
+/* Replaces a file by n bytes. */
+void test_write(const char *path, const void *data, size_t n);
 /* A new empty directory for temporary files, removed at exit. */
 const char *test_tmp(void);
 /* Seed for random tests: --seed or VKMOE_TEST_SEED or a fixed one; printed once. */
