@@ -3,6 +3,7 @@
 #include <math.h>
 #include <stdio.h>
 
+#include "core/bits.h"
 #include "core/log.h"
 #include "support/device.h"
 
@@ -457,12 +458,10 @@ static void try_weights(enum outcome want, const char *what, const char *name, b
                         size_t n, float v)
 {
     struct copy k;
-    uint32_t bits;
 
     copy_open(&k);
-    memcpy(&bits, &v, sizeof(bits));
     if (bf16)
-        put_bf16(&k, name, first, n, (uint16_t)(bits >> 16));
+        put_bf16(&k, name, first, n, (uint16_t)(cor_float_bits(v) >> 16));
     else
         put_f32(&k, name, first, n, v);
     check_weights(&k, want, what);

@@ -1,28 +1,13 @@
 /* model/quant: halves, every block format against its definition, encoders against the plain conventions. */
 #include "support/test.h"
 
+#include "core/bits.h"
 #include "model/quant.h"
 
 #include <math.h>
 #include <stdio.h>
 
 static const enum mdl_type all_types[] = {MDL_F32, MDL_F16, MDL_BF16, MDL_Q8_0, MDL_Q4_0};
-
-static float bits_to_float(uint32_t u)
-{
-    float f;
-
-    memcpy(&f, &u, sizeof(f));
-    return f;
-}
-
-static uint32_t float_to_bits(float f)
-{
-    uint32_t u;
-
-    memcpy(&u, &f, sizeof(u));
-    return u;
-}
 
 /* Sum of twelve uniforms: normal enough. */
 static float normal(uint64_t *state)
@@ -114,7 +99,7 @@ static void test_float_to_half_rounds(void **state)
     assert_int_equal(mdl_float_to_half(3.4e38f), 0x7c00);
     assert_int_equal(mdl_float_to_half(1e-45f), 0);
     assert_int_equal(mdl_float_to_half(-0.0f), 0x8000);
-    assert_true(isnan(mdl_half_to_float(mdl_float_to_half(bits_to_float(0x7f800001)))));
+    assert_true(isnan(mdl_half_to_float(mdl_float_to_half(cor_float_from_bits(0x7f800001)))));
 }
 
 static void test_bf16(void **state)
@@ -123,18 +108,18 @@ static void test_bf16(void **state)
     for (uint32_t h = 0; h < 0x10000; h++) {
         float f = mdl_bf16_to_float((uint16_t)h);
 
-        assert_int_equal(float_to_bits(f), h << 16);
+        assert_int_equal(cor_float_bits(f), h << 16);
         if (isnan(f))
             assert_true(isnan(mdl_bf16_to_float(mdl_float_to_bf16(f))));
         else
             assert_int_equal(mdl_float_to_bf16(f), h);
         if ((h & 0x7f80) == 0x7f80)
             continue;
-        assert_int_equal(mdl_float_to_bf16(bits_to_float(h << 16 | 0x7fff)), h);
-        assert_int_equal(mdl_float_to_bf16(bits_to_float(h << 16 | 0x8000)), h & 1 ? h + 1 : h);
-        assert_int_equal(mdl_float_to_bf16(bits_to_float(h << 16 | 0x8001)), h + 1);
+        assert_int_equal(mdl_float_to_bf16(cor_float_from_bits(h << 16 | 0x7fff)), h);
+        assert_int_equal(mdl_float_to_bf16(cor_float_from_bits(h << 16 | 0x8000)), h & 1 ? h + 1 : h);
+        assert_int_equal(mdl_float_to_bf16(cor_float_from_bits(h << 16 | 0x8001)), h + 1);
     }
-    assert_true(isnan(mdl_bf16_to_float(mdl_float_to_bf16(bits_to_float(0x7f800001)))));
+    assert_true(isnan(mdl_bf16_to_float(mdl_float_to_bf16(cor_float_from_bits(0x7f800001)))));
 }
 
 /* ---- reading
@@ -369,7 +354,7 @@ static void test_quant_refuses(void **state)
         for (size_t b = 0; b < COR_COUNT(bad); b++)
             for (int at = 0; at < 64; at += 21) {
                 memset(x, 0, sizeof(x));
-                x[at] = bits_to_float(bad[b]);
+                x[at] = cor_float_from_bits(bad[b]);
                 assert_false(mdl_quant_row(all_types[t], x, raw, 64));
             }
     memset(x, 0, sizeof(x)); /* finite, but past what the type can hold */

@@ -4,6 +4,7 @@
 #include <string.h>
 
 #include "core/alloc.h"
+#include "core/bits.h"
 #include "model/gguf.h"
 
 enum { ALIGNMENT = 32 };
@@ -110,10 +111,8 @@ enum vkmoe_status mdl_gguf_put_u32(struct mdl_gguf_writer *w, const char *key, u
 enum vkmoe_status mdl_gguf_put_f32(struct mdl_gguf_writer *w, const char *key, float v, struct vkmoe_err *err)
 {
     enum vkmoe_status st = begin_kv(w, key, MDL_GGUF_F32, err);
-    uint32_t bits;
 
-    memcpy(&bits, &v, sizeof(bits));
-    return st == VKMOE_OK ? append_int(w, &w->kvs, bits, 4, err) : st;
+    return st == VKMOE_OK ? append_int(w, &w->kvs, cor_float_bits(v), 4, err) : st;
 }
 
 enum vkmoe_status mdl_gguf_put_bool(struct mdl_gguf_writer *w, const char *key, bool v, struct vkmoe_err *err)

@@ -4,6 +4,8 @@
 #include <math.h>
 #include <string.h>
 
+#include "core/bits.h"
+
 #define BLOCK 32 /* elements per block of Q8_0 and Q4_0 */
 
 static const struct mdl_type_info types[] = {
@@ -53,22 +55,6 @@ uint64_t mdl_row_bytes(enum mdl_type type, uint64_t n)
 /* ---- halves
  * ------------------------------------------------------------------------------------------------ */
 
-static float from_bits(uint32_t u)
-{
-    float f;
-
-    memcpy(&f, &u, sizeof(f));
-    return f;
-}
-
-static uint32_t to_bits(float f)
-{
-    uint32_t u;
-
-    memcpy(&u, &f, sizeof(u));
-    return u;
-}
-
 /* m / 2^shift rounded to nearest, ties to even; 1 <= shift <= 31. */
 static uint32_t shift_round(uint32_t m, uint32_t shift)
 {
@@ -87,13 +73,13 @@ float mdl_half_to_float(uint16_t h)
         return sign ? -f : f;
     }
     if (exponent == 31) /* infinity and NaN keep their payload */
-        return from_bits(sign | 0x7f800000u | mantissa << 13);
-    return from_bits(sign | (exponent + 112) << 23 | mantissa << 13);
+        return cor_float_from_bits(sign | 0x7f800000u | mantissa << 13);
+    return cor_float_from_bits(sign | (exponent + 112) << 23 | mantissa << 13);
 }
 
 uint16_t mdl_float_to_half(float f)
 {
-    uint32_t u = to_bits(f), sign = u >> 16 & 0x8000, a = u & 0x7fffffffu;
+    uint32_t u = cor_float_bits(f), sign = u >> 16 & 0x8000, a = u & 0x7fffffffu;
 
     if (a > 0x7f800000u) /* NaN: quiet, the upper payload bits stay */
         return (uint16_t)(sign | 0x7e00 | (a >> 13 & 0x3ff));
@@ -110,12 +96,12 @@ uint16_t mdl_float_to_half(float f)
 
 float mdl_bf16_to_float(uint16_t h)
 {
-    return from_bits((uint32_t)h << 16);
+    return cor_float_from_bits((uint32_t)h << 16);
 }
 
 uint16_t mdl_float_to_bf16(float f)
 {
-    uint32_t u = to_bits(f);
+    uint32_t u = cor_float_bits(f);
 
     if ((u & 0x7fffffffu) > 0x7f800000u)
         return (uint16_t)(u >> 16 | 0x40);
@@ -138,13 +124,13 @@ static void put_u16(uint8_t *p, uint16_t v)
 
 static float get_f32(const uint8_t *p)
 {
-    return from_bits((uint32_t)get_u16(p) | (uint32_t)get_u16(p + 2) << 16);
+    return cor_float_from_bits((uint32_t)get_u16(p) | (uint32_t)get_u16(p + 2) << 16);
 }
 
 static void put_f32(uint8_t *p, float f)
 {
-    put_u16(p, (uint16_t)to_bits(f));
-    put_u16(p + 2, (uint16_t)(to_bits(f) >> 16));
+    put_u16(p, (uint16_t)cor_float_bits(f));
+    put_u16(p + 2, (uint16_t)(cor_float_bits(f) >> 16));
 }
 
 /* ---- reading
@@ -314,7 +300,7 @@ static bool all_finite(const float *src, uint64_t n)
     uint32_t bad = 0;
 
     for (uint64_t i = 0; i < n; i++)
-        bad |= (to_bits(src[i]) & 0x7f800000u) == 0x7f800000u;
+        bad |= (cor_float_bits(src[i]) & 0x7f800000u) == 0x7f800000u;
     return !bad;
 }
 

@@ -3,6 +3,8 @@
 #include <math.h>
 #include <stdio.h>
 
+#include "core/bits.h"
+
 #define GUARD_WORDS 64
 #define MAX_BUFS    24
 
@@ -251,18 +253,12 @@ uint32_t kt_below(uint32_t n)
 
 uint32_t kt_bits(float f)
 {
-    uint32_t u;
-
-    memcpy(&u, &f, 4);
-    return u;
+    return cor_float_bits(f);
 }
 
 float kt_float(uint32_t bits)
 {
-    float f;
-
-    memcpy(&f, &bits, 4);
-    return f;
+    return cor_float_from_bits(bits);
 }
 
 float *kt_floats(size_t n)
