@@ -1,4 +1,5 @@
 /* Files of core/os.h: exact reads, atomic outputs, devices, directories, simulated failures. */
+#include "core/thread.h"
 #include "support/test.h"
 
 #include <stdio.h>
@@ -247,6 +248,84 @@ static void every_failure_leaves_nothing(void **state)
     }
 }
 
+/* Four threads add up numbers that one lock guards and one condition announces. */
+struct adders {
+    struct cor_mutex *lock;
+    struct cor_cond *changed;
+    uint32_t go, sum, finished;
+};
+
+static void add_up(void *arg)
+{
+    struct adders *a = arg;
+
+    cor_mutex_lock(a->lock);
+    while (!a->go)
+        cor_cond_wait(a->changed, a->lock);
+    for (uint32_t i = 0; i < 1000; i++) {
+        a->sum++;
+        cor_mutex_unlock(a->lock); /* let the others in between */
+        cor_mutex_lock(a->lock);
+    }
+    a->finished++;
+    cor_cond_signal(a->changed);
+    cor_mutex_unlock(a->lock);
+}
+
+static enum vkmoe_status threads_once(uint32_t *sum)
+{
+    enum vkmoe_status st = VKMOE_OK;
+    struct adders a = {0};
+    struct cor_thread *t[4] = {0};
+    uint32_t n = 0;
+
+    TRY(cor_mutex_create(&a.lock, &err));
+    TRY(cor_cond_create(&a.changed, &err));
+    for (; n < 4; n++)
+        TRY(cor_thread_start(&t[n], add_up, &a, "adding", &err));
+done:
+    if (n) {
+        cor_mutex_lock(a.lock);
+        a.go = 1;
+        cor_cond_broadcast(a.changed);
+        while (a.finished < n)
+            cor_cond_wait(a.changed, a.lock);
+        cor_mutex_unlock(a.lock);
+    }
+    for (uint32_t i = 0; i < 4; i++)
+        cor_thread_join(t[i]);
+    cor_cond_destroy(a.changed);
+    cor_mutex_destroy(a.lock);
+    *sum = a.sum;
+    return st;
+}
+
+static void threads(void **state)
+{
+    const long live = cor_alloc_live();
+    enum vkmoe_status st = VKMOE_ERR_MEMORY;
+    uint32_t sum = 0;
+    uint64_t start;
+
+    (void)state;
+    test_ok(threads_once(&sum), &err);
+    assert_int_equal(sum, 4000);
+    for (long n = 1; st != VKMOE_OK; n++) {
+        cor_alloc_fail_from(n);
+        st = threads_once(&sum);
+        cor_alloc_fail_from(0);
+        assert_int_equal(cor_alloc_live(), live);
+        assert_true(st == VKMOE_OK || (st == VKMOE_ERR_MEMORY && err.message[0]));
+        assert_true(n < 20);
+    }
+    cor_thread_join(NULL);
+    cor_cond_destroy(NULL);
+    cor_mutex_destroy(NULL);
+    start = cor_now_ns();
+    cor_sleep_us(2000);
+    assert_true(cor_now_ns() - start >= 2000000);
+}
+
 static void places_and_time(void **state)
 {
     char buf[4096];
@@ -275,6 +354,7 @@ int main(void)
         cmocka_unit_test(devices),
         cmocka_unit_test(directories),
         cmocka_unit_test(every_failure_leaves_nothing),
+        cmocka_unit_test(threads),
         cmocka_unit_test(places_and_time),
     };
 
