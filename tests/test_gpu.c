@@ -231,6 +231,50 @@ static void buffers(void **state)
     quiet(before);
 }
 
+static void fake_budget(void *user, uint64_t *budget, uint64_t *usage)
+{
+    const uint64_t *says = user;
+
+    *budget = says[0];
+    *usage = says[1];
+}
+
+/* What a driver may say of a heap of 64 MiB of which we use 1 MiB, and what is then free. */
+static void budgets(void **state)
+{
+    enum { M = 1 << 20 };
+    static const struct {
+        uint64_t budget, usage, free;
+    } cases[] = {
+        {64 * M, 1 * M, 63 * M},     {64 * M, 0, 63 * M}, /* less in use than we know of */
+        {32 * M, 1 * M, 31 * M},     {32 * M, 30 * M, 2 * M},
+        {32 * M, 32 * M, 0},         {32 * M, 40 * M, 0}, /* past the budget: it shrank */
+        {0, 1 * M, 63 * M},          {0, 64 * M, 0},      /* no budget: the heap */
+        {65 * M, 1 * M, 63 * M},     {UINT64_MAX, UINT64_MAX, 0},
+        {UINT64_MAX, 2 * M, 62 * M}, {1, 0, 0},
+    };
+    struct gpu_device *dev = open_device("heap=64M");
+    struct gpu_buffer *b = make_buffer(dev, M, GPU_MEM_DEVICE, "one MiB");
+    struct gpu_buffer *big = NULL;
+    struct vkmoe_err err = {0};
+    uint64_t says[2];
+
+    (void)state;
+    assert_in_range(gpu_device_free_bytes(dev), 0, 63 * M); /* by the driver, or heap minus use */
+    gpu_device_set_budget(dev, fake_budget, says);
+    for (size_t i = 0; i < COR_COUNT(cases); i++) {
+        says[0] = cases[i].budget;
+        says[1] = cases[i].usage;
+        assert_int_equal(gpu_device_free_bytes(dev), cases[i].free);
+    }
+    says[0] = says[1] = UINT64_MAX; /* allocations past the heap are refused whatever the budget says */
+    assert_int_equal(gpu_buffer_create(&big, dev, 64 * M, GPU_MEM_DEVICE, "big", &err), VKMOE_ERR_LIMIT);
+    gpu_device_set_budget(dev, NULL, NULL);
+    assert_in_range(gpu_device_free_bytes(dev), 0, 63 * M);
+    gpu_buffer_destroy(b);
+    gpu_device_close(dev);
+}
+
 /* Random uploads into a buffer and a copy of it on the host; then all of it is read back, in parts. */
 static void transfers_with(const char *caps, uint64_t *rng)
 {
@@ -699,6 +743,7 @@ int main(void)
         cmocka_unit_test(json),
         cmocka_unit_test(clamps),
         cmocka_unit_test(buffers),
+        cmocka_unit_test(budgets),
         cmocka_unit_test(transfers),
         cmocka_unit_test(pipelines),
         cmocka_unit_test(commands),

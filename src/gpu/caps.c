@@ -54,7 +54,8 @@ done:
     return st;
 }
 
-/* First family with compute, preferring one that does graphics too: it is the one every driver tests. */
+/* First family with compute, preferring one that does graphics too: it is the one every driver tests. And one
+ * for copies alone. */
 static void query_queues(struct gpu_phys *p)
 {
     VkQueueFamilyProperties fam[32];
@@ -62,18 +63,24 @@ static void query_queues(struct gpu_phys *p)
 
     vkGetPhysicalDeviceQueueFamilyProperties(p->vk, &n, fam);
     p->queue_family = UINT32_MAX;
+    p->copy_family = UINT32_MAX;
     for (uint32_t i = 0; i < n; i++) {
+        const VkQueueFlags beside =
+            VK_QUEUE_TRANSFER_BIT | VK_QUEUE_SPARSE_BINDING_BIT | VK_QUEUE_PROTECTED_BIT;
         bool both = (fam[i].queueFlags & VK_QUEUE_GRAPHICS_BIT) != 0;
 
-        if (!(fam[i].queueFlags & VK_QUEUE_COMPUTE_BIT)) {
-            if (fam[i].queueFlags & VK_QUEUE_TRANSFER_BIT)
-                p->caps.transfer_queue = true;
+        if (!(fam[i].queueFlags &
+              VK_QUEUE_COMPUTE_BIT)) { /* nor that of a video codec, which may do transfers */
+            if (p->copy_family == UINT32_MAX && (fam[i].queueFlags & VK_QUEUE_TRANSFER_BIT) &&
+                !(fam[i].queueFlags & ~beside))
+                p->copy_family = i;
             continue;
         }
         if (p->queue_family == UINT32_MAX ||
             (both && !(fam[p->queue_family].queueFlags & VK_QUEUE_GRAPHICS_BIT)))
             p->queue_family = i;
     }
+    p->caps.transfer_queue = p->copy_family != UINT32_MAX;
 }
 
 static void query_memory(struct gpu_phys *p)
@@ -249,23 +256,37 @@ static const char *type_name(VkPhysicalDeviceType type)
     }
 }
 
-uint64_t gpu_phys_free_bytes(const struct gpu_phys *p)
+bool gpu_phys_budget(const struct gpu_phys *p, uint64_t *budget, uint64_t *usage)
 {
     VkPhysicalDeviceMemoryBudgetPropertiesEXT b = {
         .sType = VK_STRUCTURE_TYPE_PHYSICAL_DEVICE_MEMORY_BUDGET_PROPERTIES_EXT};
     VkPhysicalDeviceMemoryProperties2 m = {.sType = VK_STRUCTURE_TYPE_PHYSICAL_DEVICE_MEMORY_PROPERTIES_2};
-    uint64_t heap, budget, usage;
 
     if (!p->exts.memory_budget || p->heap == UINT32_MAX)
-        return 0;
+        return false;
     m.pNext = &b;
     vkGetPhysicalDeviceMemoryProperties2(p->vk, &m);
-    heap = p->memory.memoryHeaps[p->heap].size;
-    budget = b.heapBudget[p->heap];
-    usage = b.heapUsage[p->heap];
+    *budget = b.heapBudget[p->heap];
+    *usage = b.heapUsage[p->heap];
+    return true;
+}
+
+uint64_t gpu_budget_free(uint64_t heap, uint64_t budget, uint64_t usage, uint64_t own)
+{
     if (!budget || budget > heap) /* drivers have been seen to say 0 and more than there is */
         budget = heap;
+    if (usage < own)
+        usage = own;
     return usage < budget ? budget - usage : 0;
+}
+
+uint64_t gpu_phys_free_bytes(const struct gpu_phys *p)
+{
+    uint64_t budget, usage;
+
+    return gpu_phys_budget(p, &budget, &usage)
+               ? gpu_budget_free(p->memory.memoryHeaps[p->heap].size, budget, usage, 0)
+               : 0;
 }
 
 enum vkmoe_status gpu_phys_query(struct gpu_phys *p, uint32_t index, struct vkmoe_err *err)
@@ -297,10 +318,11 @@ done:
 /* ---- clamps
  * ------------------------------------------------------------------------------------------------- */
 
-#define CLAMP_FLAGS(X)                                                                           \
-    X(f16, f16)                                                                                  \
-    X(subgroup, subgroup) X(dot8, dot8) X(bda, bda) X(budget, budget) X(hostimport, host_import) \
-        X(transfer, transfer_queue) X(array, array) X(uma, uma) X(coherent, coherent)
+#define CLAMP_FLAGS(X)                                                                                 \
+    X(f16, f16)                                                                                        \
+    X(subgroup, subgroup)                                                                              \
+    X(dot8, dot8) X(bda, bda) X(budget, budget) X(hostimport, host_import) X(transfer, transfer_queue) \
+        X(array, array) X(uma, uma) X(coherent, coherent)
 
 #define WORDS                                                                                              \
     "-f16 -subgroup -dot8 -bda -budget -hostimport -transfer -array -uma -coherent range= buffers= heap= " \

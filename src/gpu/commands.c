@@ -368,8 +368,10 @@ enum vkmoe_status gpu_submit(struct gpu_device *dev, struct gpu_cmds *const *cmd
     }
     si.commandBufferCount = n;
     si.pCommandBuffers = dev->batch;
+    TRY(gpu_join_copies(dev, &si, err));
     if ((r = VK_CALL(dev->fn.vkQueueSubmit(dev->queue, 1, &si, dev->fence))) != VK_SUCCESS)
         TRY(gpu_fail(dev, r, "submitting", cmds[0]->name, err));
+    dev->copied_signaled = false;
     dev->in_flight = true;
 done:
     return st;

@@ -25,20 +25,22 @@ static enum vkmoe_status create_device(struct gpu_device *dev, const struct gpu_
     const struct gpu_phys *phys = dev->phys;
     const float priority = 1.0f;
     const char *exts[4];
-    VkDeviceQueueCreateInfo qi = {.sType = VK_STRUCTURE_TYPE_DEVICE_QUEUE_CREATE_INFO};
+    VkDeviceQueueCreateInfo qi[2] = {{.sType = VK_STRUCTURE_TYPE_DEVICE_QUEUE_CREATE_INFO}};
     VkPhysicalDeviceFeatures features = {0};
     VkPhysicalDevicePipelineExecutablePropertiesFeaturesKHR exec = {
         .sType = VK_STRUCTURE_TYPE_PHYSICAL_DEVICE_PIPELINE_EXECUTABLE_PROPERTIES_FEATURES_KHR};
     VkDeviceCreateInfo ci = {.sType = VK_STRUCTURE_TYPE_DEVICE_CREATE_INFO};
     VkResult r;
 
-    qi.queueFamilyIndex = phys->queue_family;
-    qi.queueCount = 1;
-    qi.pQueuePriorities = &priority;
+    qi[0].queueFamilyIndex = phys->queue_family;
+    qi[0].queueCount = 1;
+    qi[0].pQueuePriorities = &priority;
+    qi[1] = qi[0];
+    qi[1].queueFamilyIndex = dev->copy_family;
     features.shaderStorageBufferArrayDynamicIndexing = dev->caps.array;
     features.robustBufferAccess = p && p->robust;
-    ci.queueCreateInfoCount = 1;
-    ci.pQueueCreateInfos = &qi;
+    ci.queueCreateInfoCount = dev->copy_family == phys->queue_family ? 1 : 2;
+    ci.pQueueCreateInfos = qi;
     ci.pEnabledFeatures = &features;
     ci.ppEnabledExtensionNames = exts;
     if (phys->exts.portability) /* a driver that has it wants it enabled */
@@ -60,18 +62,27 @@ static enum vkmoe_status create_device(struct gpu_device *dev, const struct gpu_
     }
     volkLoadDeviceTable(&dev->fn, dev->vk);
     dev->fn.vkGetDeviceQueue(dev->vk, phys->queue_family, 0, &dev->queue);
+    dev->fn.vkGetDeviceQueue(dev->vk, dev->copy_family, 0, &dev->copy_queue);
     return VKMOE_OK;
 }
 
-static enum vkmoe_status create_fence(struct gpu_device *dev, struct vkmoe_err *err)
+static enum vkmoe_status create_sync(struct gpu_device *dev, struct vkmoe_err *err)
 {
     VkFenceCreateInfo fi = {.sType = VK_STRUCTURE_TYPE_FENCE_CREATE_INFO};
+    VkSemaphoreCreateInfo si = {.sType = VK_STRUCTURE_TYPE_SEMAPHORE_CREATE_INFO};
     VkResult r = VK_CALL(dev->fn.vkCreateFence(dev->vk, &fi, NULL, &dev->fence));
 
-    if (r == VK_SUCCESS)
+    if (r != VK_SUCCESS) {
+        dev->fence = VK_NULL_HANDLE;
+        return gpu_fail(dev, r, "creating the fence", NULL, err);
+    }
+    if (!dev->copies_apart)
         return VKMOE_OK;
-    dev->fence = VK_NULL_HANDLE;
-    return gpu_fail(dev, r, "creating the fence", NULL, err);
+    if ((r = VK_CALL(dev->fn.vkCreateSemaphore(dev->vk, &si, NULL, &dev->copied))) != VK_SUCCESS) {
+        dev->copied = VK_NULL_HANDLE;
+        return gpu_fail(dev, r, "creating the semaphore of copies", NULL, err);
+    }
+    return VKMOE_OK;
 }
 
 enum vkmoe_status gpu_device_open(struct gpu_device **out, struct gpu_instance *inst, uint32_t index,
@@ -101,9 +112,11 @@ enum vkmoe_status gpu_device_open(struct gpu_device **out, struct gpu_instance *
     dev->compile_only = compile_only;
     dev->skip_barrier = p ? p->skip_barrier : -1;
     TRY(gpu_caps_clamp(&dev->caps, p ? p->caps : NULL, err));
+    dev->copy_family = dev->caps.transfer_queue && !compile_only ? phys->copy_family : phys->queue_family;
+    dev->copies_apart = dev->copy_family != phys->queue_family || (p && p->fake_transfer);
     TRY(create_device(dev, p, err));
     if (!compile_only)
-        TRY(create_fence(dev, err));
+        TRY(create_sync(dev, err));
     TRY(gpu_cache_open(dev, err));
     *out = dev;
     dev = NULL;
@@ -112,32 +125,37 @@ done:
     return st;
 }
 
+/* False: still not signalled. A lost device counts as signalled: it runs nothing. */
+static bool settle_fence(struct gpu_device *dev, VkFence fence, bool *pending)
+{
+    if (!*pending)
+        return true;
+    if (dev->fn.vkWaitForFences(dev->vk, 1, &fence, VK_TRUE, CLOSE_WAIT_NS) == VK_TIMEOUT)
+        return false;
+    (void)dev->fn.vkResetFences(dev->vk, 1, &fence);
+    *pending = false; /* the fence may be destroyed before the next call */
+    return true;
+}
+
 bool gpu_settle(struct gpu_device *dev)
 {
-    VkFence fences[3];
-    uint32_t n = 0;
+    bool good;
 
     if (dev->hung)
         return false;
-    if (dev->in_flight)
-        fences[n++] = dev->fence;
-    for (uint32_t i = 0; i < COR_COUNT(dev->up.stage); i++)
-        if (dev->up.stage[i].pending)
-            fences[n++] = dev->up.stage[i].fence;
-    if (n && dev->fn.vkWaitForFences(dev->vk, n, fences, VK_TRUE, CLOSE_WAIT_NS) == VK_TIMEOUT) {
+    good = settle_fence(dev, dev->fence, &dev->in_flight);
+    for (uint32_t i = 0; good && i < COR_COUNT(dev->up.stage); i++)
+        good = settle_fence(dev, dev->up.stage[i].fence, &dev->up.stage[i].pending);
+    for (struct gpu_ring *r = dev->rings; r; r = r->next)
+        for (uint32_t i = 0; good && i < r->n; i++)
+            good = settle_fence(dev, r->stage[i].fence, &r->stage[i].pending);
+    if (!good) {
         /* Destroying what a hung device still uses is undefined; the process is about to report the failure.
          */
         cor_log(VKMOE_LOG_ERROR, "%s: work never ended; its objects are left to the driver", dev->info.name);
         dev->hung = true;
-        return false;
     }
-    if (n) /* signalled, or lost: a lost device runs nothing */
-        (void)dev->fn.vkResetFences(dev->vk, n, fences);
-    dev->in_flight = false;
-    /* A stage's fence may be destroyed before the next call. */
-    for (uint32_t i = 0; i < COR_COUNT(dev->up.stage); i++)
-        dev->up.stage[i].pending = false;
-    return true;
+    return good;
 }
 
 void gpu_device_close(struct gpu_device *dev)
@@ -152,6 +170,10 @@ void gpu_device_close(struct gpu_device *dev)
         gpu_cache_close(dev);
         if (!dev->hung) {
             dev->fn.vkDestroyFence(dev->vk, dev->fence, NULL);
+            if (dev->copied_signaled) /* a submit that was refused left it; the copies before it have settled
+                                       */
+                (void)dev->fn.vkQueueWaitIdle(dev->copy_queue);
+            dev->fn.vkDestroySemaphore(dev->vk, dev->copied, NULL);
             dev->fn.vkDestroyDevice(dev->vk, NULL);
         }
     }

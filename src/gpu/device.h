@@ -27,7 +27,8 @@ struct gpu_caps {
     uint32_t copy_align;
     uint32_t subgroup_size;
     bool subgroup;             /* basic + arithmetic subgroup operations in compute */
-    bool f16, dot8, bda, budget, host_import, transfer_queue;
+    bool f16, dot8, bda, budget, host_import;
+    bool transfer_queue;       /* a queue family for transfers alone, used for copies out of rings */
     bool array;                /* shaderStorageBufferArrayDynamicIndexing, enabled */
     bool uma;                  /* device-local memory is host-visible and uploads go straight into it */
     bool coherent;             /* host-visible memory needs no flush and no invalidate */
@@ -60,6 +61,7 @@ struct gpu_device_params {
     bool compile_only;       /* never allocate memory (drivers without hardware); only pipelines work */
     bool exec_props;         /* enable pipeline statistics */
     bool robust;             /* enable robustBufferAccess (tests) */
+    bool fake_transfer;      /* tests: ring copies go the way of a transfer queue, on the only queue */
     int32_t skip_barrier;    /* tests: leave out the nth barrier (from 0) recorded after opening; -1: none */
 };
 
@@ -68,6 +70,8 @@ enum vkmoe_status gpu_device_open(struct gpu_device **out, struct gpu_instance *
 void gpu_device_close(struct gpu_device *dev); /* saves the pipeline cache */
 const struct gpu_caps *gpu_device_caps(const struct gpu_device *dev);
 const struct vkmoe_device_info *gpu_device_info(const struct gpu_device *dev);
+/* Fails, with the line of that call, when an earlier call found the device lost or timed out. */
+enum vkmoe_status gpu_alive(const struct gpu_device *dev, struct vkmoe_err *err);
 /* Sets the switch and clears the count of barriers recorded. Barriers between device commands count,
  * GPU_BARRIER_HOST does
  * not: the wait for the fence hides it from the validation layer. */

@@ -23,8 +23,6 @@ const char *gpu_result_text(VkResult r);
 /* Writes "DEVICE: WHAT: result" and maps the result; dev may be NULL. A lost device is latched. */
 enum vkmoe_status gpu_fail(struct gpu_device *dev, VkResult r, const char *what, const char *name,
                            struct vkmoe_err *err);
-/* Fails when an earlier call found the device lost or timed out. */
-enum vkmoe_status gpu_alive(const struct gpu_device *dev, struct vkmoe_err *err);
 
 /* ---- instance
  * ----------------------------------------------------------------------------------------------- */
@@ -62,6 +60,7 @@ struct gpu_phys {
     VkPhysicalDeviceFeatures features;
     uint8_t device_uuid[VK_UUID_SIZE], driver_uuid[VK_UUID_SIZE];
     uint32_t queue_family; /* UINT32_MAX: none */
+    uint32_t copy_family;  /* transfers and nothing else; UINT32_MAX: none */
     uint32_t heap;         /* index of the largest device-local heap; UINT32_MAX: none */
     struct gpu_exts exts;
     bool exec_props_feature;
@@ -85,6 +84,10 @@ struct gpu_instance {
 
 /* Fills caps, base and info of a device whose vk is set. */
 enum vkmoe_status gpu_phys_query(struct gpu_phys *p, uint32_t index, struct vkmoe_err *err);
+/* What VK_EXT_memory_budget says of the heap, unchecked; false: nothing. */
+bool gpu_phys_budget(const struct gpu_phys *p, uint64_t *budget, uint64_t *usage);
+/* Free bytes by a budget that may lie; own: bytes that are surely in use. */
+uint64_t gpu_budget_free(uint64_t heap, uint64_t budget, uint64_t usage, uint64_t own);
 /* Free bytes of the heap by VK_EXT_memory_budget, lies clamped; 0: unknown. */
 uint64_t gpu_phys_free_bytes(const struct gpu_phys *p);
 /* Applies a --caps list. */
@@ -100,10 +103,22 @@ struct gpu_staging {
     VkCommandBuffer cmd;
     VkFence fence;
     bool pending;
+    bool apart; /* on copy_queue, for good */
+};
+
+struct gpu_ring {
+    struct gpu_device *dev;
+    struct gpu_ring *next;
+    struct gpu_buffer *buf;
+    uint32_t n;
+    uint64_t stride;
+    /* n each: a submit uses the stage of its first entry, which is stage_of all its entries. */
+    struct gpu_staging *stage;
+    uint32_t *stage_of; /* UINT32_MAX: none */
 };
 
 struct gpu_upload {
-    VkCommandPool pool;
+    VkCommandPool pool, copy_pool; /* of the two queues */
     struct gpu_staging stage[2];
     uint32_t next;
     struct gpu_buffer *dst; /* between begin and end */
@@ -119,6 +134,13 @@ struct gpu_device {
     struct VolkDeviceTable fn;
     VkDevice vk;
     VkQueue queue;
+    VkQueue copy_queue; /* of rings; the same one without a transfer queue */
+    uint32_t copy_family;
+    /* Ring copies are told to the compute queue by a semaphore, not by a barrier. */
+    bool copies_apart;
+    bool copies_due;      /* submitted, and no signal behind them yet */
+    bool copied_signaled; /* and no submit waits for it yet */
+    VkSemaphore copied;
     bool compile_only;
     bool feedback;
     VkPhysicalDeviceMemoryProperties memory;
@@ -134,6 +156,10 @@ struct gpu_device {
     bool hung;             /* work never came back: objects it may use are left to the driver */
 
     struct gpu_upload up;
+    struct gpu_ring *rings;
+
+    void (*budget)(void *user, uint64_t *budget, uint64_t *usage); /* tests */
+    void *budget_user;
 
     VkPipelineCache cache;
     char *cache_path;    /* NULL: not kept on disk */
@@ -172,6 +198,9 @@ struct gpu_buffer {
  * ------------------------------------------------------------------------------------------------ */
 
 enum vkmoe_status gpu_fill_zero(struct gpu_buffer *b, struct vkmoe_err *err);
+/* Makes the next submit to the compute queue wait for all ring copies: fills the semaphore part of *si where
+ * that is needed. After the submit was accepted, copied_signaled is to be cleared. */
+enum vkmoe_status gpu_join_copies(struct gpu_device *dev, VkSubmitInfo *si, struct vkmoe_err *err);
 /* Waits for what is queued and frees staging; called by gpu_device_close. */
 void gpu_upload_close(struct gpu_device *dev);
 

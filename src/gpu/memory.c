@@ -86,13 +86,20 @@ static enum vkmoe_status check_budget(const struct gpu_device *dev, uint64_t byt
 static enum vkmoe_status create_handle(struct gpu_buffer *b, struct vkmoe_err *err)
 {
     struct gpu_device *dev = b->dev;
+    const uint32_t families[2] = {dev->phys->queue_family, dev->copy_family};
     VkBufferCreateInfo ci = {.sType = VK_STRUCTURE_TYPE_BUFFER_CREATE_INFO};
     VkResult r;
 
     ci.size = b->bytes;
     ci.usage = VK_BUFFER_USAGE_STORAGE_BUFFER_BIT | VK_BUFFER_USAGE_INDIRECT_BUFFER_BIT |
                VK_BUFFER_USAGE_TRANSFER_SRC_BIT | VK_BUFFER_USAGE_TRANSFER_DST_BIT;
-    ci.sharingMode = VK_SHARING_MODE_EXCLUSIVE;
+    if (b->mem == GPU_MEM_DEVICE && dev->copy_family != dev->phys->queue_family) {
+        ci.sharingMode = VK_SHARING_MODE_CONCURRENT; /* costs buffers nothing, and saves handing over */
+        ci.queueFamilyIndexCount = 2;
+        ci.pQueueFamilyIndices = families;
+    } else {
+        ci.sharingMode = VK_SHARING_MODE_EXCLUSIVE;
+    }
     r = VK_CALL(dev->fn.vkCreateBuffer(dev->vk, &ci, NULL, &b->vk));
     if (r == VK_SUCCESS)
         return VKMOE_OK;
@@ -256,8 +263,19 @@ uint64_t gpu_device_peak_bytes(const struct gpu_device *dev)
 
 uint64_t gpu_device_free_bytes(const struct gpu_device *dev)
 {
-    const uint64_t left = dev->bytes < dev->caps.heap_bytes ? dev->caps.heap_bytes - dev->bytes : 0;
-    const uint64_t real = dev->caps.budget ? gpu_phys_free_bytes(dev->phys) : left;
+    const uint64_t heap = dev->caps.heap_bytes;
+    uint64_t budget = 0, usage = 0; /* unknown: the heap, and what we use of it */
 
-    return real < left ? real : left;
+    if (dev->budget)
+        dev->budget(dev->budget_user, &budget, &usage);
+    else if (!dev->caps.budget || !gpu_phys_budget(dev->phys, &budget, &usage))
+        budget = usage = 0;
+    return gpu_budget_free(heap, budget, usage, dev->bytes);
+}
+
+void gpu_device_set_budget(struct gpu_device *dev, void (*fn)(void *user, uint64_t *budget, uint64_t *usage),
+                           void *user)
+{
+    dev->budget = fn;
+    dev->budget_user = user;
 }

@@ -1,5 +1,6 @@
 /* Bulk transfers between host and device: straight into mapped memory, else through two staging buffers that
- * take turns. Owns the staging buffers, their command buffers and fences. */
+ * take turns; rings of staging entries whose copies nobody waits for. Owns the staging buffers, their command
+ * buffers and fences, and how copies on a queue of their own are told to the compute queue. */
 #include <assert.h>
 #include <string.h>
 
@@ -15,18 +16,19 @@ static uint64_t min64(uint64_t a, uint64_t b)
 /* ---- one-off command buffers
  * ---------------------------------------------------------------------------------- */
 
-static enum vkmoe_status create_pool(struct gpu_device *dev, struct vkmoe_err *err)
+static enum vkmoe_status create_pool(struct gpu_device *dev, bool apart, struct vkmoe_err *err)
 {
     VkCommandPoolCreateInfo ci = {.sType = VK_STRUCTURE_TYPE_COMMAND_POOL_CREATE_INFO};
+    VkCommandPool *pool = apart ? &dev->up.copy_pool : &dev->up.pool;
     VkResult r;
 
-    if (dev->up.pool)
+    if (*pool)
         return VKMOE_OK;
     ci.flags = VK_COMMAND_POOL_CREATE_RESET_COMMAND_BUFFER_BIT | VK_COMMAND_POOL_CREATE_TRANSIENT_BIT;
-    ci.queueFamilyIndex = dev->phys->queue_family;
-    if ((r = VK_CALL(dev->fn.vkCreateCommandPool(dev->vk, &ci, NULL, &dev->up.pool))) == VK_SUCCESS)
+    ci.queueFamilyIndex = apart ? dev->copy_family : dev->phys->queue_family;
+    if ((r = VK_CALL(dev->fn.vkCreateCommandPool(dev->vk, &ci, NULL, pool))) == VK_SUCCESS)
         return VKMOE_OK;
-    dev->up.pool = VK_NULL_HANDLE;
+    *pool = VK_NULL_HANDLE;
     return gpu_fail(dev, r, "creating the transfer command pool", NULL, err);
 }
 
@@ -34,9 +36,12 @@ static enum vkmoe_status create_stage(struct gpu_device *dev, struct gpu_staging
 {
     VkCommandBufferAllocateInfo ai = {.sType = VK_STRUCTURE_TYPE_COMMAND_BUFFER_ALLOCATE_INFO};
     VkFenceCreateInfo fi = {.sType = VK_STRUCTURE_TYPE_FENCE_CREATE_INFO};
+    const enum vkmoe_status st = create_pool(dev, s->apart, err);
     VkResult r;
 
-    ai.commandPool = dev->up.pool;
+    if (st != VKMOE_OK)
+        return st;
+    ai.commandPool = s->apart ? dev->up.copy_pool : dev->up.pool;
     ai.level = VK_COMMAND_BUFFER_LEVEL_PRIMARY;
     ai.commandBufferCount = 1;
     if (!s->cmd && (r = VK_CALL(dev->fn.vkAllocateCommandBuffers(dev->vk, &ai, &s->cmd))) != VK_SUCCESS) {
@@ -66,12 +71,19 @@ static enum vkmoe_status stage_wait(struct gpu_device *dev, struct gpu_staging *
     return VKMOE_OK;
 }
 
-static void barrier(struct gpu_device *dev, VkCommandBuffer cmd, bool before)
+static void barrier(struct gpu_device *dev, VkCommandBuffer cmd, bool apart, bool before)
 {
     const VkPipelineStageFlags other = VK_PIPELINE_STAGE_COMPUTE_SHADER_BIT | VK_PIPELINE_STAGE_TRANSFER_BIT |
                                        VK_PIPELINE_STAGE_DRAW_INDIRECT_BIT;
     VkMemoryBarrier b = {.sType = VK_STRUCTURE_TYPE_MEMORY_BARRIER};
 
+    if (apart) { /* among copies only: a semaphore stands between them and compute work */
+        b.srcAccessMask = b.dstAccessMask = VK_ACCESS_TRANSFER_WRITE_BIT;
+        if (before)
+            dev->fn.vkCmdPipelineBarrier(cmd, VK_PIPELINE_STAGE_TRANSFER_BIT, VK_PIPELINE_STAGE_TRANSFER_BIT,
+                                         0, 1, &b, 0, NULL, 0, NULL);
+        return;
+    }
     if (before) {
         b.srcAccessMask = VK_ACCESS_SHADER_WRITE_BIT | VK_ACCESS_TRANSFER_WRITE_BIT;
         b.dstAccessMask = VK_ACCESS_TRANSFER_READ_BIT | VK_ACCESS_TRANSFER_WRITE_BIT;
@@ -93,13 +105,12 @@ static enum vkmoe_status stage_begin(struct gpu_device *dev, struct gpu_staging 
     VkCommandBufferBeginInfo bi = {.sType = VK_STRUCTURE_TYPE_COMMAND_BUFFER_BEGIN_INFO};
     VkResult r;
 
-    TRY(create_pool(dev, err));
     TRY(create_stage(dev, s, err));
     TRY(stage_wait(dev, s, err));
     bi.flags = VK_COMMAND_BUFFER_USAGE_ONE_TIME_SUBMIT_BIT;
     if ((r = VK_CALL(dev->fn.vkBeginCommandBuffer(s->cmd, &bi))) != VK_SUCCESS)
         TRY(gpu_fail(dev, r, "recording a transfer", NULL, err));
-    barrier(dev, s->cmd, true);
+    barrier(dev, s->cmd, s->apart, true);
 done:
     return st;
 }
@@ -109,14 +120,16 @@ static enum vkmoe_status stage_submit(struct gpu_device *dev, struct gpu_staging
     VkSubmitInfo si = {.sType = VK_STRUCTURE_TYPE_SUBMIT_INFO};
     VkResult r;
 
-    barrier(dev, s->cmd, false);
+    barrier(dev, s->cmd, s->apart, false);
     if ((r = VK_CALL(dev->fn.vkEndCommandBuffer(s->cmd))) != VK_SUCCESS)
         return gpu_fail(dev, r, "recording a transfer", NULL, err);
     si.commandBufferCount = 1;
     si.pCommandBuffers = &s->cmd;
-    if ((r = VK_CALL(dev->fn.vkQueueSubmit(dev->queue, 1, &si, s->fence))) != VK_SUCCESS)
+    if ((r = VK_CALL(dev->fn.vkQueueSubmit(s->apart ? dev->copy_queue : dev->queue, 1, &si, s->fence))) !=
+        VK_SUCCESS)
         return gpu_fail(dev, r, "submitting a transfer", NULL, err);
     s->pending = true;
+    dev->copies_due = dev->copies_due || s->apart;
     return VKMOE_OK;
 }
 
@@ -191,6 +204,9 @@ enum vkmoe_status gpu_upload_wait(struct gpu_device *dev, struct vkmoe_err *err)
     TRY(gpu_alive(dev, err));
     for (size_t i = 0; i < COR_COUNT(dev->up.stage); i++)
         TRY(stage_wait(dev, &dev->up.stage[i], err));
+    for (struct gpu_ring *r = dev->rings; r; r = r->next)
+        for (uint32_t i = 0; i < r->n; i++)
+            TRY(stage_wait(dev, &r->stage[i], err));
 done:
     return st;
 }
@@ -264,6 +280,175 @@ done:
     return st;
 }
 
+/* ---- rings
+ * -------------------------------------------------------------------------------------------------- */
+
+/* Entries are flushed one by one while others are being written, so none shares an atom with its neighbour.
+ */
+static uint64_t ring_stride(const struct gpu_device *dev, uint32_t entry_bytes)
+{
+    uint64_t unit = dev->atom > dev->caps.copy_align ? dev->atom : dev->caps.copy_align; /* powers of two */
+
+    unit = unit > 64 ? unit : 64;
+    return (entry_bytes + unit - 1) / unit * unit;
+}
+
+uint64_t gpu_ring_plan_bytes(const struct gpu_device *dev, uint32_t n_entries, uint32_t entry_bytes)
+{
+    return n_entries * ring_stride(dev, entry_bytes);
+}
+
+enum vkmoe_status gpu_ring_create(struct gpu_ring **out, struct gpu_device *dev, uint32_t n_entries,
+                                  uint32_t entry_bytes, struct vkmoe_err *err)
+{
+    enum vkmoe_status st = VKMOE_OK;
+    struct gpu_ring *r = cor_zalloc(sizeof(*r));
+
+    *out = NULL;
+    assert(n_entries && entry_bytes);
+    if (!r)
+        return cor_fail(err, VKMOE_ERR_MEMORY, "%s: no memory for a staging ring", dev->info.name);
+    r->dev = dev;
+    r->stride = ring_stride(dev, entry_bytes);
+    r->stage = cor_array(n_entries, sizeof(*r->stage));
+    r->stage_of = cor_array(n_entries, sizeof(*r->stage_of));
+    if (!r->stage || !r->stage_of)
+        FAIL(VKMOE_ERR_MEMORY, "%s: no memory for a staging ring of %u", dev->info.name, n_entries);
+    r->n = n_entries;
+    memset(r->stage_of, 0xff, n_entries * sizeof(*r->stage_of));
+    TRY(gpu_buffer_create(&r->buf, dev, n_entries * r->stride, GPU_MEM_STEP, "staging ring", err));
+    for (uint32_t i = 0; i < n_entries; i++) {
+        r->stage[i].apart = dev->copies_apart;
+        TRY(create_stage(dev, &r->stage[i], err));
+    }
+    r->next = dev->rings;
+    dev->rings = r;
+    *out = r;
+    r = NULL;
+done:
+    gpu_ring_destroy(r);
+    return st;
+}
+
+void gpu_ring_destroy(struct gpu_ring *r)
+{
+    struct gpu_ring **at;
+
+    if (!r)
+        return;
+    if (gpu_settle(r->dev))
+        for (uint32_t i = 0; i < r->n; i++) {
+            VkCommandPool pool = r->stage[i].apart ? r->dev->up.copy_pool : r->dev->up.pool;
+
+            if (r->stage[i].cmd)
+                r->dev->fn.vkFreeCommandBuffers(r->dev->vk, pool, 1, &r->stage[i].cmd);
+            r->dev->fn.vkDestroyFence(r->dev->vk, r->stage[i].fence, NULL);
+        }
+    for (at = &r->dev->rings; *at; at = &(*at)->next)
+        if (*at == r) {
+            *at = r->next;
+            break;
+        }
+    gpu_buffer_destroy(r->buf);
+    cor_free(r->stage);
+    cor_free(r->stage_of);
+    cor_free(r);
+}
+
+void *gpu_ring_map(const struct gpu_ring *r, uint32_t entry)
+{
+    assert(entry < r->n);
+    return (char *)r->buf->map + entry * r->stride;
+}
+
+enum vkmoe_status gpu_ring_submit(struct gpu_ring *r, const struct gpu_ring_copy *copies, uint32_t n,
+                                  struct vkmoe_err *err)
+{
+    enum vkmoe_status st = VKMOE_OK;
+    struct gpu_staging *s = &r->stage[copies[0].entry];
+
+    assert(n);
+    TRY(gpu_alive(r->dev, err));
+    for (uint32_t i = 0; i < n; i++) {
+        const struct gpu_ring_copy *c = &copies[i];
+
+        assert(c->entry < r->n && c->bytes && c->at + c->bytes <= r->stride);
+        assert(c->off <= c->dst->bytes && c->bytes <= c->dst->bytes - c->off);
+        TRY(gpu_buffer_flush(r->buf, c->entry * r->stride + c->at, c->bytes, err));
+    }
+    TRY(stage_begin(r->dev, s, err));
+    for (uint32_t i = 0; i < n; i++) {
+        const struct gpu_ring_copy *c = &copies[i];
+        VkBufferCopy copy = {c->entry * r->stride + c->at, c->off, c->bytes};
+
+        r->dev->fn.vkCmdCopyBuffer(s->cmd, r->buf->vk, c->dst->vk, 1, &copy);
+    }
+    TRY(stage_submit(r->dev, s, err));
+    for (uint32_t i = 0; i < n; i++)
+        r->stage_of[copies[i].entry] = copies[0].entry;
+done:
+    return st;
+}
+
+enum vkmoe_status gpu_ring_busy(struct gpu_ring *r, uint32_t entry, bool wait, bool *busy,
+                                struct vkmoe_err *err)
+{
+    enum vkmoe_status st = VKMOE_OK;
+    struct gpu_staging *s;
+    VkResult res;
+
+    assert(entry < r->n);
+    *busy = false;
+    TRY(gpu_alive(r->dev, err));
+    if (r->stage_of[entry] == UINT32_MAX)
+        return VKMOE_OK;
+    s = &r->stage[r->stage_of[entry]];
+    if (s->pending && !wait) {
+        res = VK_CALL(r->dev->fn.vkGetFenceStatus(r->dev->vk, s->fence));
+        if (res != VK_SUCCESS && res != VK_NOT_READY)
+            TRY(gpu_fail(r->dev, res, "asking for a transfer", NULL, err));
+        *busy = res == VK_NOT_READY;
+    }
+    if (!*busy) {
+        TRY(stage_wait(r->dev, s, err));
+        r->stage_of[entry] = UINT32_MAX;
+    }
+done:
+    return st;
+}
+
+enum vkmoe_status gpu_join_copies(struct gpu_device *dev, VkSubmitInfo *si, struct vkmoe_err *err)
+{
+    static const VkPipelineStageFlags stages = VK_PIPELINE_STAGE_COMPUTE_SHADER_BIT |
+                                               VK_PIPELINE_STAGE_TRANSFER_BIT |
+                                               VK_PIPELINE_STAGE_DRAW_INDIRECT_BIT;
+    enum vkmoe_status st = VKMOE_OK;
+    VkSubmitInfo signal = {.sType = VK_STRUCTURE_TYPE_SUBMIT_INFO};
+    VkResult r;
+
+    if (dev->copies_due &&
+        dev->copied_signaled) { /* its submit was refused: the signal is older than these */
+        TRY(gpu_upload_wait(dev, err));
+        dev->copies_due = false;
+    }
+    if (dev->copies_due) { /* one signal covers everything submitted before it on its queue */
+        signal.signalSemaphoreCount = 1;
+        signal.pSignalSemaphores = &dev->copied;
+        r = VK_CALL(dev->fn.vkQueueSubmit(dev->copy_queue, 1, &signal, VK_NULL_HANDLE));
+        if (r != VK_SUCCESS)
+            TRY(gpu_fail(dev, r, "submitting the signal of copies", NULL, err));
+        dev->copies_due = false;
+        dev->copied_signaled = true;
+    }
+    if (dev->copied_signaled) {
+        si->waitSemaphoreCount = 1;
+        si->pWaitSemaphores = &dev->copied;
+        si->pWaitDstStageMask = &stages;
+    }
+done:
+    return st;
+}
+
 void gpu_upload_close(struct gpu_device *dev)
 {
     struct gpu_upload *u = &dev->up;
@@ -273,6 +458,8 @@ void gpu_upload_close(struct gpu_device *dev)
         if (!dev->hung && u->stage[i].fence)
             dev->fn.vkDestroyFence(dev->vk, u->stage[i].fence, NULL);
     }
-    if (!dev->hung && u->pool)
+    if (!dev->hung) {
         dev->fn.vkDestroyCommandPool(dev->vk, u->pool, NULL);
+        dev->fn.vkDestroyCommandPool(dev->vk, u->copy_pool, NULL);
+    }
 }

@@ -42,7 +42,8 @@ uint64_t run_fetch_staging_bytes(const struct run_fetch *f);
 
 /* Queues the reads of one load into dst at off (a multiple of 4); bytes behind a part up to the next multiple
  * of 4 become zeros. Returns at once while fewer than n_entries loads are in hand, else first moves finished
- * ones on. No submitted work may read these bytes of dst.
+ * ones on. No submitted work may read these bytes of dst, and no other load since the last finish writes
+ * them.
  *
  * An error of begin, pump or finish is one line that names file, offset and what went wrong, and concerns
  * every load begun since the last finish that succeeded: none of them counts as arrived. All of them are
