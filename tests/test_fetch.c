@@ -8,7 +8,6 @@
 #include "core/log.h"
 #include "gpu/commands.h"
 #include "run/fetch.h"
-#include "support/device.h"
 
 #define FILE_BYTES 300001u
 #define SLOT       6016u /* stride */
@@ -55,7 +54,6 @@ static int open_instance(void **state)
 
     (void)state;
     cor_log_sink(on_log, NULL);
-    device_pin();
     snprintf(path, sizeof(path), "%s/experts.bin", test_tmp());
     content = malloc(FILE_BYTES);
     assert_non_null(content);
