@@ -75,34 +75,6 @@ enum mdl_type cv_matrix_type(const struct cv_plan *p, const char *name, uint64_t
     return MDL_F16;
 }
 
-enum vkmoe_status cv_put_type_keys(struct cv_plan *p, struct vkmoe_err *err)
-{
-    enum vkmoe_status st;
-    uint32_t file_type = 0; /* GGUF's numbers for "mostly of that type" */
-
-    switch (p->params->type) {
-    case MDL_F32:
-        file_type = 0;
-        break;
-    case MDL_F16:
-        file_type = 1;
-        break;
-    case MDL_Q4_0:
-        file_type = 2;
-        break;
-    case MDL_Q8_0:
-        file_type = 7;
-        break;
-    case MDL_BF16:
-        file_type = 32;
-        break;
-    }
-    TRY(mdl_gguf_put_u32(p->w, "general.file_type", file_type, err));
-    TRY(mdl_gguf_put_u32(p->w, "general.quantization_version", 2, err));
-done:
-    return st;
-}
-
 void cv_base_name(char *dst, size_t n, const char *path)
 {
     size_t end = strlen(path), start;

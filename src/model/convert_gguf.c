@@ -4,7 +4,7 @@
 
 #include "core/alloc.h"
 #include "model/convert_impl.h"
-#include "model/model.h"
+#include "model/gguf_keys.h"
 
 /* Keys that say how the file is written rather than what the model is. */
 static bool is_replaced(const char *key)
@@ -27,7 +27,7 @@ static enum vkmoe_status copy_keys(struct cv_plan *p, const struct mdl_gguf *g, 
     for (uint64_t i = 0; i < g->n_kv; i++)
         if (!is_replaced(g->kv[i].key))
             TRY(mdl_gguf_put_kv(p->w, &g->kv[i], err));
-    TRY(cv_put_type_keys(p, err));
+    TRY(mdl_put_type_keys(p->w, p->params->type, err));
     TRY(mdl_gguf_put_str(p->w, "vkmoe.version", vkmoe_version(), strlen(vkmoe_version()), err));
     if (mdl_gguf_find(g, "vkmoe.source.format")) /* the first conversion's provenance stays */
         goto done;

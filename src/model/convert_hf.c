@@ -6,6 +6,7 @@
 
 #include "core/alloc.h"
 #include "model/convert_impl.h"
+#include "model/gguf_keys.h"
 #include "model/hf_config.h"
 #include "model/json.h"
 #include "model/safetensors.h"
@@ -105,112 +106,38 @@ done:
 
 static enum vkmoe_status put_model_keys(struct hf *h)
 {
-    enum vkmoe_status st;
-    struct vkmoe_err *err = h->err;
-    struct mdl_gguf_writer *w = h->p->w;
-    const struct {
-        const char *key;
-        uint32_t value;
-    } numbers[] = {
-        {"deepseek.block_count", h->c.n_layers},
-        {"deepseek.context_length", h->c.n_ctx},
-        {"deepseek.embedding_length", h->c.dim},
-        {"deepseek.feed_forward_length",
-         h->c.ff}, /* of dense layers, of which there are none; readers want the key */
-        {"deepseek.vocab_size", h->c.vocab},
-        {"deepseek.attention.head_count", h->c.n_heads},
-        {"deepseek.attention.head_count_kv", h->c.n_kv_heads},
-        {"deepseek.attention.key_length", h->c.head_dim},
-        {"deepseek.attention.value_length", h->c.head_dim},
-        {"deepseek.rope.dimension_count", h->c.head_dim},
-        {"deepseek.expert_count", h->c.n_routed},
-        {"deepseek.expert_used_count", h->c.top_k},
-        {"deepseek.expert_shared_count", h->c.n_shared},
-        {"deepseek.expert_feed_forward_length", h->c.ff},
-        {"deepseek.leading_dense_block_count", 0},
-    };
+    const struct hf_config *c = &h->c;
+    const struct mdl_config m = {.n_layers = c->n_layers,
+                                 .dim = c->dim,
+                                 .n_heads = c->n_heads,
+                                 .n_kv_heads = c->n_kv_heads,
+                                 .head_dim = c->head_dim,
+                                 .n_rot = c->head_dim,
+                                 .rope_theta = c->theta,
+                                 .rms_eps = c->eps,
+                                 .vocab_size = c->vocab,
+                                 .n_ctx_train = c->n_ctx,
+                                 .n_experts = c->n_routed,
+                                 .n_experts_used = c->top_k,
+                                 .n_shared = c->n_shared,
+                                 .ff_expert = c->ff,
+                                 .expert_scale = 1,
+                                 .norm_topk = c->norm_topk};
     char name[256];
 
     cv_base_name(name, sizeof(name), h->dir);
-    TRY(mdl_gguf_put_str(w, "general.architecture", "deepseek", 8, err));
-    TRY(mdl_gguf_put_str(w, "general.type", "model", 5, err));
-    TRY(mdl_gguf_put_str(w, "general.name", name, strlen(name), err));
-    TRY(cv_put_type_keys(h->p, err));
-    for (size_t i = 0; i < COR_COUNT(numbers); i++)
-        TRY(mdl_gguf_put_u32(w, numbers[i].key, numbers[i].value, err));
-    TRY(mdl_gguf_put_f32(w, "deepseek.attention.layer_norm_rms_epsilon", h->c.eps, err));
-    TRY(mdl_gguf_put_f32(w, "deepseek.rope.freq_base", h->c.theta, err));
-    TRY(mdl_gguf_put_f32(w, "deepseek.expert_weights_scale", 1, err));
-    TRY(mdl_gguf_put_bool(w, "deepseek.expert_weights_norm", h->c.norm_topk, err));
-done:
-    return st;
-}
-
-static enum vkmoe_status put_strings(struct hf *h, const char *key, const char *const *list, uint32_t n)
-{
-    enum vkmoe_status st;
-    struct vkmoe_err *err = h->err;
-    struct mdl_str *strs = cor_array(n, sizeof(*strs));
-
-    if (!strs)
-        FAIL(VKMOE_ERR_MEMORY, "%s: no memory for %s", h->dir, key);
-    for (uint32_t i = 0; i < n; i++) {
-        strs[i].p = list[i];
-        strs[i].n = strlen(list[i]);
-    }
-    TRY(mdl_gguf_put_array(h->p->w, key, MDL_GGUF_STRING, strs, n, err));
-done:
-    cor_free(strs);
-    return st;
-}
-
-/* Ids without a string get a unique one that marks them, as other readers refuse repeated or empty tokens. */
-static enum vkmoe_status put_tokens(struct hf *h)
-{
-    enum vkmoe_status st = VKMOE_OK;
-    struct vkmoe_err *err = h->err;
-    uint32_t n = h->tok.n_tokens;
-    const char **texts = cor_array(n, sizeof(*texts));
-    int32_t *kinds = cor_array(n, sizeof(*kinds));
-    char *pads = cor_array(n, 24);
-
-    if (!texts || !kinds || !pads)
-        FAIL(VKMOE_ERR_MEMORY, "%s: no memory for %u tokens", h->dir, n);
-    for (uint32_t i = 0; i < n; i++) {
-        texts[i] = h->tok.text[i];
-        kinds[i] = h->tok.kind[i];
-        if (!texts[i][0]) {
-            snprintf(pads + (size_t)i * 24, 24, "[PAD%u]", i);
-            texts[i] = pads + (size_t)i * 24;
-            kinds[i] = MDL_TOKEN_UNUSED;
-        }
-    }
-    TRY(put_strings(h, "tokenizer.ggml.tokens", texts, n));
-    TRY(mdl_gguf_put_array(h->p->w, "tokenizer.ggml.token_type", MDL_GGUF_I32, kinds, n, err));
-done:
-    cor_free(texts);
-    cor_free(kinds);
-    cor_free(pads);
-    return st;
+    return mdl_put_config(h->p->w, name, &m, h->p->params->type, h->err);
 }
 
 static enum vkmoe_status put_tokenizer(struct hf *h)
 {
     enum vkmoe_status st;
     struct vkmoe_err *err = h->err;
-    struct mdl_gguf_writer *w = h->p->w;
     char path[PATH_BYTES + 32];
 
     snprintf(path, sizeof(path), "%s/tokenizer.json", h->dir);
     TRY(mdl_tokenizer_json_load(&h->tok_owner, &h->tok, path, h->c.vocab, (int32_t)h->c.eos, err));
-    TRY(mdl_gguf_put_str(w, "tokenizer.ggml.model", "gpt2", 4, err));
-    TRY(mdl_gguf_put_str(w, "tokenizer.ggml.pre", h->tok.pre, strlen(h->tok.pre), err));
-    TRY(put_tokens(h));
-    TRY(put_strings(h, "tokenizer.ggml.merges", h->tok.merges, h->tok.n_merges));
-    TRY(mdl_gguf_put_u32(w, "tokenizer.ggml.eos_token_id", h->c.eos, err));
-    if (h->c.pad >= 0)
-        TRY(mdl_gguf_put_u32(w, "tokenizer.ggml.padding_token_id", (uint32_t)h->c.pad, err));
-    TRY(mdl_gguf_put_bool(w, "tokenizer.ggml.add_bos_token", false, err));
+    TRY(mdl_put_tokenizer(h->p->w, &h->tok, h->c.pad, err));
 done:
     return st;
 }

@@ -39,8 +39,6 @@ enum vkmoe_status cv_add_tensor(struct cv_plan *p, const char *name, enum mdl_ty
 enum vkmoe_status cv_add_piece(struct cv_plan *p, const struct cv_piece *piece, struct vkmoe_err *err);
 /* The type asked for, or F16 (and a log line) where rows of cols are not whole blocks. */
 enum mdl_type cv_matrix_type(const struct cv_plan *p, const char *name, uint64_t cols);
-/* Keys that depend on the type asked for: general.file_type and general.quantization_version. */
-enum vkmoe_status cv_put_type_keys(struct cv_plan *p, struct vkmoe_err *err);
 /* Declares and writes all tensors. */
 enum vkmoe_status cv_run(struct cv_plan *p, struct vkmoe_err *err);
 /* Last component of a path or hub name, never empty. dst: n bytes. */

@@ -38,40 +38,36 @@ static enum vkmoe_status bind(struct binder *b, const struct mdl_tensor **out, c
     return VKMOE_OK;
 }
 
-static enum vkmoe_status bind_layer(struct binder *b, uint32_t i)
+size_t mdl_layer_parts(struct mdl_part parts[MDL_LAYER_PARTS], const struct mdl_config *c)
 {
-    enum vkmoe_status st;
-    const struct mdl_config *c = &b->m->config;
-    struct mdl_layer *l = &b->m->layers[i];
     uint64_t dim = c->dim, q = (uint64_t)c->n_heads * c->head_dim, kv = (uint64_t)c->n_kv_heads * c->head_dim;
     uint64_t ff = c->ff_expert, sh = (uint64_t)c->n_shared * c->ff_expert, e = c->n_experts;
-    const struct {
-        const struct mdl_tensor **to;
-        const char *name;
-        bool f32;
-        uint64_t d0, d1, d2;
-    } parts[] = {
-        {&l->attn_norm, "attn_norm", true, dim, 1, 1},
-        {&l->q, "attn_q", false, dim, q, 1},
-        {&l->k, "attn_k", false, dim, kv, 1},
-        {&l->v, "attn_v", false, dim, kv, 1},
-        {&l->o, "attn_output", false, q, dim, 1},
-        {&l->ffn_norm, "ffn_norm", true, dim, 1, 1},
-        {&l->gate_inp, "ffn_gate_inp", true, dim, e, 1},
-        {&l->gate_exps, "ffn_gate_exps", false, dim, ff, e},
-        {&l->up_exps, "ffn_up_exps", false, dim, ff, e},
-        {&l->down_exps, "ffn_down_exps", false, ff, dim, e},
-        {&l->gate_sh, "ffn_gate_shexp", false, dim, sh, 1},
-        {&l->up_sh, "ffn_up_shexp", false, dim, sh, 1},
-        {&l->down_sh, "ffn_down_shexp", false, sh, dim, 1},
+    const struct mdl_part all[MDL_LAYER_PARTS] = {
+        {"attn_norm", true, 1, {dim, 1, 1}},        {"attn_q", false, 2, {dim, q, 1}},
+        {"attn_k", false, 2, {dim, kv, 1}},         {"attn_v", false, 2, {dim, kv, 1}},
+        {"attn_output", false, 2, {q, dim, 1}},     {"ffn_norm", true, 1, {dim, 1, 1}},
+        {"ffn_gate_inp", true, 2, {dim, e, 1}},     {"ffn_gate_exps", false, 3, {dim, ff, e}},
+        {"ffn_up_exps", false, 3, {dim, ff, e}},    {"ffn_down_exps", false, 3, {ff, dim, e}},
+        {"ffn_gate_shexp", false, 2, {dim, sh, 1}}, {"ffn_up_shexp", false, 2, {dim, sh, 1}},
+        {"ffn_down_shexp", false, 2, {sh, dim, 1}},
     };
+
+    memcpy(parts, all, sizeof(all));
+    return c->n_shared ? MDL_LAYER_PARTS : MDL_LAYER_PARTS - 3;
+}
+
+static enum vkmoe_status bind_layer(struct binder *b, uint32_t i)
+{
+    enum vkmoe_status st = VKMOE_OK;
+    const struct mdl_tensor **to = (const struct mdl_tensor **)&b->m->layers[i];
+    struct mdl_part parts[MDL_LAYER_PARTS];
+    size_t n = mdl_layer_parts(parts, &b->m->config);
     char name[64];
 
-    for (size_t k = 0; k < COR_COUNT(parts) - (c->n_shared ? 0 : 3); k++) {
+    for (size_t k = 0; k < n; k++) {
         snprintf(name, sizeof(name), "blk.%u.%s.weight", i, parts[k].name);
-        TRY(bind(b, parts[k].to, name, parts[k].f32, parts[k].d0, parts[k].d1, parts[k].d2));
+        TRY(bind(b, &to[k], name, parts[k].f32, parts[k].dims[0], parts[k].dims[1], parts[k].dims[2]));
     }
-    st = VKMOE_OK;
 done:
     return st;
 }
@@ -89,7 +85,7 @@ static enum vkmoe_status refuse_unbound(struct binder *b)
         for (uint32_t k = 0; k < m->config.n_layers && !used; k++) {
             const struct mdl_tensor *const *part = (const struct mdl_tensor *const *)&m->layers[k];
 
-            for (size_t p = 0; p < sizeof(m->layers[k]) / sizeof(*part); p++)
+            for (size_t p = 0; p < MDL_LAYER_PARTS; p++)
                 used = used || part[p] == t;
         }
         if (!used)

@@ -37,6 +37,16 @@ struct mdl_layer {
     const struct mdl_tensor *gate_sh, *up_sh, *down_sh;   /* shared expert, NULL when n_shared == 0 */
 };
 
+/* A tensor of a layer as files hold it, "blk.N.NAME.weight". */
+struct mdl_part {
+    const char *name;
+    bool f32; /* norms and routers, whatever the type of the others */
+    uint32_t n_dims;
+    uint64_t dims[3]; /* row length first; 1 where there are fewer */
+};
+
+enum { MDL_LAYER_PARTS = sizeof(struct mdl_layer) / sizeof(struct mdl_tensor *) };
+
 struct mdl_model {
     struct mdl_gguf *gguf;
     struct mdl_config config;
@@ -48,6 +58,10 @@ struct mdl_model {
 /* Opens, checks every shape against the configuration, loads the tokenizer. Takes no weights into memory. */
 enum vkmoe_status mdl_open(struct mdl_model **out, const char *path, struct vkmoe_err *err);
 void mdl_close(struct mdl_model *m);
+
+/* The parts of every layer, in the order of struct mdl_layer's members; returns how many there are: without
+ * shared experts the last three are not. */
+size_t mdl_layer_parts(struct mdl_part parts[MDL_LAYER_PARTS], const struct mdl_config *c);
 
 /* Byte range of expert e of a (.., .., n_experts) tensor, relative to the tensor's first byte. */
 uint64_t mdl_expert_bytes(const struct mdl_tensor *t);
