@@ -338,6 +338,28 @@ static void test_force(void **state)
     cli_result_free(&r);
 }
 
+/* A file of random weights decodes like any other. */
+static void test_synth(void **state)
+{
+    const char *out = cli_path(test_tmp(), "random.gguf");
+    struct cli_result r;
+    int32_t *tokens;
+    cJSON *o;
+    size_t n;
+
+    (void)state;
+    cli_good(&r, "synth", "--shape", "emo-nano", "--layers", "2", "--experts", "16", "-o", out);
+    cli_result_free(&r);
+    cli_good(&r, "run", "-m", out, "-p", PROMPT, "-n", "8", "--ignore-eos", "--json");
+    o = cli_json(&r);
+    tokens = cli_ids(cli_get(o, "tokens"), &n);
+    assert_int_equal(n, 8);
+    assert_string_equal(cli_get(o, "stop")->valuestring, "limit");
+    cor_free(tokens);
+    cJSON_Delete(o);
+    cli_result_free(&r);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -345,7 +367,7 @@ int main(void)
         cmocka_unit_test(test_wrong_model), cmocka_unit_test(test_greedy_text_and_json),
         cmocka_unit_test(test_seeds),       cmocka_unit_test(test_nothing_to_generate),
         cmocka_unit_test(test_context),     cmocka_unit_test(test_end_token),
-        cmocka_unit_test(test_force),
+        cmocka_unit_test(test_force),       cmocka_unit_test(test_synth),
     };
 
     return cmocka_run_group_tests(tests, NULL, NULL);

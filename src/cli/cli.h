@@ -5,6 +5,7 @@
 #include <stdio.h>
 
 #include "core/status.h"
+#include "model/quant.h"
 
 enum { CLI_GOOD = 0, CLI_FAILED = 1, CLI_USAGE = 2 };
 
@@ -18,7 +19,7 @@ struct cli_cmd {
 };
 
 extern const struct cli_cmd cli_devices, cli_convert, cli_inspect, cli_tokenize, cli_run, cli_logits,
-    cli_eval;
+    cli_eval, cli_synth;
 
 /* dst points to bool, const char *, int64_t or double. */
 enum cli_kind { CLI_FLAG, CLI_STR, CLI_INT, CLI_FLOAT };
@@ -57,6 +58,8 @@ enum vkmoe_status cli_model_path(const char *m, char *path, struct vkmoe_err *er
 
 /* Text of -p, -f FILE or "-" (stdin); *text is cor_free'd by the caller. Exactly one source must be given. */
 enum vkmoe_status cli_read_text(const char *p, const char *f, char **text, size_t *n, struct vkmoe_err *err);
+/* Name of a block format. false: after a line that lists them all; the status is then CLI_USAGE. */
+bool cli_parse_type(const struct cli_cmd *cmd, const char *name, enum mdl_type *type);
 /* "1,2,3" to ids; *ids is cor_free'd by the caller. */
 enum vkmoe_status cli_parse_ids(const char *list, int32_t **ids, size_t *n, struct vkmoe_err *err);
 

@@ -98,6 +98,25 @@ enum vkmoe_status cli_read_text(const char *p, const char *f, char **text, size_
     return VKMOE_OK;
 }
 
+bool cli_parse_type(const struct cli_cmd *cmd, const char *name, enum mdl_type *type)
+{
+    const struct mdl_type_info *info = mdl_type_by_name(name);
+    char names[128] = "";
+    size_t used = 0;
+
+    if (info) {
+        *type = info->type;
+        return true;
+    }
+#define MDL_X(id, value, known, elems, bytes)                                                       \
+    used += (size_t)snprintf(names + used, used < sizeof(names) ? sizeof(names) - used : 0, "%s%s", \
+                             used ? ", " : "", known);
+    MDL_TYPE_LIST(MDL_X)
+#undef MDL_X
+    cli_usage(cmd, "--type '%s' is not one of %s", name, names);
+    return false;
+}
+
 enum vkmoe_status cli_parse_ids(const char *list, int32_t **ids, size_t *n, struct vkmoe_err *err)
 {
     size_t count = 1, used = 0;

@@ -6,18 +6,6 @@
 #include "core/os.h"
 #include "model/convert.h"
 
-/* "f32, f16, ...": every type that can be written. */
-static void type_names(char *dst, size_t n)
-{
-    size_t used = 0;
-
-    dst[0] = '\0';
-#define MDL_X(id, value, name, elems, bytes) \
-    used += (size_t)snprintf(dst + used, used < n ? n - used : 0, "%s%s", used ? ", " : "", name);
-    MDL_TYPE_LIST(MDL_X)
-#undef MDL_X
-}
-
 static int run(const struct cli_cmd *cmd, int argc, char **argv)
 {
     const char *out = NULL, *type = NULL;
@@ -30,10 +18,8 @@ static int run(const struct cli_cmd *cmd, int argc, char **argv)
     };
     struct cli_progress bar = {.what = "converting"};
     struct mdl_convert_params p = {0};
-    const struct mdl_type_info *info;
     struct vkmoe_err err;
     enum vkmoe_status st;
-    char names[128];
     int n_pos = 0, status = cli_parse(cmd, opts, argc, argv, &n_pos);
 
     if (status >= 0)
@@ -44,14 +30,10 @@ static int run(const struct cli_cmd *cmd, int argc, char **argv)
         return cli_usage(cmd, "-o FILE is missing");
     if (!type)
         return cli_usage(cmd, "--type is missing");
-    info = mdl_type_by_name(type);
-    if (!info) {
-        type_names(names, sizeof(names));
-        return cli_usage(cmd, "--type '%s' is not one of %s", type, names);
-    }
+    if (!cli_parse_type(cmd, type, &p.type))
+        return CLI_USAGE;
     p.in = argv[0];
     p.out = out;
-    p.type = info->type;
     p.progress = cli_progress_step;
     p.progress_user = &bar;
     cor_catch_interrupt(); /* so that no temporary file is left */

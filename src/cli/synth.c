@@ -1,0 +1,77 @@
+/* vkmoe synth: a model file of a known shape with random weights. Needs no device. */
+#include <stdio.h>
+#include <string.h>
+
+#include "cli/cli.h"
+#include "core/os.h"
+#include "model/synth.h"
+
+static int unknown_shape(const struct cli_cmd *cmd, const char *name)
+{
+    const struct mdl_shape *s;
+    char names[128] = "";
+    size_t used = 0;
+
+    for (size_t i = 0; (s = mdl_shape_at(i)) != NULL && used < sizeof(names); i++)
+        used += (size_t)snprintf(names + used, sizeof(names) - used, "%s%s", i ? ", " : "", s->name);
+    return name ? cli_usage(cmd, "--shape '%s' is not one of %s", name, names)
+                : cli_usage(cmd, "--shape is missing; known are %s", names);
+}
+
+static int synth_main(const struct cli_cmd *cmd, int argc, char **argv)
+{
+    const char *name = NULL, *out = NULL, *type_name = "q4_0";
+    int64_t seed = 1, layers = 0, experts = 0;
+    const struct cli_opt opts[] = {
+        {"--shape", CLI_STR, &name, "NAME", "emo-1b14b or emo-nano (required)", 0, 0},
+        {"-o|--output", CLI_STR, &out, "FILE",
+         "GGUF file to write; replaced when it exists (default: SHAPE-TYPE.gguf here)", 0, 0},
+        {"--type", CLI_STR, &type_name, "TYPE",
+         "type of the matrices: f32, f16, bf16, q8_0 or q4_0 (default)", 0, 0},
+        {"-s|--seed", CLI_INT, &seed, "N", "same seed, same bytes (default 1)", 0, 9e15},
+        {"--layers", CLI_INT, &layers, "N", "instead of the shape's own number", 1, 1024},
+        {"--experts", CLI_INT, &experts, "N", "routed experts of each layer, instead of the shape's own", 1,
+         512},
+        {0},
+    };
+    struct cli_progress bar = {.what = "writing"};
+    struct mdl_synth_params p = {.progress = cli_progress_step, .progress_user = &bar};
+    const struct mdl_shape *shape;
+    char path[128];
+    struct vkmoe_err err;
+    enum vkmoe_status st;
+    int status = cli_parse(cmd, opts, argc, argv, NULL);
+
+    if (status >= 0)
+        return status;
+    shape = name ? mdl_shape_find(name) : NULL;
+    if (!shape)
+        return unknown_shape(cmd, name);
+    if (!cli_parse_type(cmd, type_name, &p.type))
+        return CLI_USAGE;
+    p.shape = *shape;
+    if (layers)
+        p.shape.config.n_layers = (uint32_t)layers;
+    if (experts)
+        p.shape.config.n_experts = (uint32_t)experts;
+    p.seed = (uint64_t)seed;
+    snprintf(path, sizeof(path), "%s-%s.gguf", shape->name, mdl_type_find((uint32_t)p.type)->name);
+    p.out = out ? out : path;
+    cor_catch_interrupt(); /* so that no temporary file is left */
+    st = mdl_synth(&p, &err);
+    cli_progress_end(&bar);
+    if (st != VKMOE_OK)
+        return cli_error(&err);
+    if (!out)
+        printf("%s\n", path); /* a name that was not given is a result */
+    return CLI_GOOD;
+}
+
+const struct cli_cmd cli_synth = {
+    .name = "synth",
+    .summary = "write a model file of a known shape with random weights, for measurements",
+    .synopsis = "--shape NAME [-o FILE] [--type TYPE] [OPTION...]",
+    .example = "  vkmoe synth --shape emo-1b14b -o emo-random.gguf\n"
+               "  vkmoe synth --shape emo-1b14b --layers 2 --experts 16 --type q8_0\n",
+    .run = synth_main,
+};

@@ -1,0 +1,348 @@
+#include "model/synth.h"
+
+#include <inttypes.h>
+#include <math.h>
+#include <stdio.h>
+#include <string.h>
+
+#include "core/alloc.h"
+#include "core/bits.h"
+#include "model/gguf_keys.h"
+#include "model/tokenizer_impl.h" /* the byte alphabet */
+
+#define BAND_BYTES  (4u << 20) /* written at once; a row may be longer */
+#define BLOCK       32         /* elements of a Q4_0 or Q8_0 block */
+#define SYLLABLES   100        /* a consonant of 20 and a vowel of 5 */
+#define WORDS_MAX   1000000    /* of three syllables */
+#define TOKEN_BYTES 12         /* text of a byte or a word, NUL included */
+
+/* Both are trained models of section 12 of docs/DESIGN.md, without what they learned. */
+static const struct mdl_shape shapes[] = {
+    {"emo-1b14b",
+     {.arch = "deepseek",
+      .n_layers = 16,
+      .dim = 2048,
+      .n_heads = 16,
+      .n_kv_heads = 16,
+      .head_dim = 128,
+      .n_rot = 128,
+      .rope = MDL_ROPE_NORM,
+      .rope_theta = 500000,
+      .rms_eps = 1e-6f,
+      .vocab_size = 100352,
+      .n_ctx_train = 4096,
+      .n_experts = 127,
+      .n_experts_used = 7,
+      .n_shared = 1,
+      .ff_expert = 1024,
+      .expert_scale = 1},
+     100257},
+    {"emo-nano",
+     {.arch = "deepseek",
+      .n_layers = 6,
+      .dim = 256,
+      .n_heads = 4,
+      .n_kv_heads = 4,
+      .head_dim = 64,
+      .n_rot = 64,
+      .rope = MDL_ROPE_NORM,
+      .rope_theta = 500000,
+      .rms_eps = 1e-6f,
+      .vocab_size = 4096,
+      .n_ctx_train = 1024,
+      .n_experts = 63,
+      .n_experts_used = 5,
+      .n_shared = 1,
+      .ff_expert = 64,
+      .expert_scale = 1},
+     4094},
+};
+
+const struct mdl_shape *mdl_shape_at(size_t n)
+{
+    return n < COR_COUNT(shapes) ? &shapes[n] : NULL;
+}
+
+const struct mdl_shape *mdl_shape_find(const char *name)
+{
+    for (size_t i = 0; i < COR_COUNT(shapes); i++)
+        if (!strcmp(shapes[i].name, name))
+            return &shapes[i];
+    return NULL;
+}
+
+/* ---- tokenizer
+ * ---------------------------------------------------------------------------------------------- */
+
+/* U+0080 .. U+07FF as UTF-8, and below that as it is; returns the bytes written. */
+static size_t put_char(char *dst, uint32_t cp)
+{
+    if (cp < 0x80) {
+        dst[0] = (char)cp;
+        return 1;
+    }
+    dst[0] = (char)(0xc0 | cp >> 6);
+    dst[1] = (char)(0x80 | (cp & 0x3f));
+    return 2;
+}
+
+/* A blank, as the byte alphabet writes it, and three syllables. */
+static void put_word(char *dst, uint32_t n)
+{
+    static const char consonants[] = "bcdfghjklmnpqrstvwxz", vowels[] = "aeiou";
+    size_t at = put_char(dst, 0x120);
+
+    for (int i = 0; i < 3; i++, n /= SYLLABLES) {
+        dst[at++] = consonants[n % SYLLABLES / 5];
+        dst[at++] = vowels[n % 5];
+    }
+    dst[at] = '\0';
+}
+
+static enum vkmoe_status put_tokenizer(struct mdl_gguf_writer *w, const struct mdl_synth_params *p,
+                                       struct vkmoe_err *err)
+{
+    enum vkmoe_status st = VKMOE_OK;
+    uint32_t n = p->shape.config.vocab_size, eos = p->shape.eos;
+    const char **text = cor_array(n, sizeof(*text));
+    char *block = cor_array(eos, TOKEN_BYTES);
+    uint8_t *kind = cor_alloc(n);
+    const struct mdl_tokenizer_spec spec = {
+        .source = p->out, .pre = "dbrx", .n_tokens = n, .text = text, .kind = kind, .eos = (int32_t)eos};
+
+    if (!text || !block || !kind)
+        FAIL(VKMOE_ERR_MEMORY, "%s: no memory for %u tokens", p->out, n);
+    for (uint32_t cp = 0; cp < 0x800; cp++) /* block is zeroed: a NUL stands behind each */
+        if (mdl_alphabet_byte(cp) >= 0)
+            put_char(block + (size_t)mdl_alphabet_byte(cp) * TOKEN_BYTES, cp);
+    for (uint32_t i = 256; i < eos; i++)
+        put_word(block + (size_t)i * TOKEN_BYTES, i - 256);
+    for (uint32_t i = 0; i < n; i++) {
+        text[i] = i < eos ? block + (size_t)i * TOKEN_BYTES : i == eos ? "<|endoftext|>" : "";
+        kind[i] = i < eos ? MDL_TOKEN_NORMAL : i == eos ? MDL_TOKEN_CONTROL : MDL_TOKEN_UNUSED;
+    }
+    TRY(mdl_put_tokenizer(w, &spec, -1, err));
+done:
+    cor_free(text);
+    cor_free(block);
+    cor_free(kind);
+    return st;
+}
+
+/* ---- weights
+ * ------------------------------------------------------------------------------------------------ */
+
+struct matrix {
+    char name[48];
+    enum mdl_type type;
+    uint32_t n_dims;
+    uint64_t dims[3];
+    double variance; /* 0: a norm */
+};
+
+struct synth {
+    const struct mdl_synth_params *p;
+    struct mdl_gguf_writer *w;
+    struct matrix *list;
+    size_t n, cap;
+    uint8_t *band;
+    float *row; /* one, for the types without blocks */
+    uint64_t done, total;
+};
+
+/* The next number of a counter-based generator: an odd step and a mixer of shifts and odd factors, each a
+ * bijection, so that all 2^64 states give different numbers. */
+static uint64_t next(uint64_t *state)
+{
+    uint64_t x = *state += 0x9e3779b97f4a7c15u;
+
+    x = (x ^ x >> 30) * 0xbf58476d1ce4e5b9u;
+    x = (x ^ x >> 27) * 0x94d049bb133111ebu;
+    return x ^ x >> 31;
+}
+
+static void put_bytes(uint8_t *p, uint64_t v, unsigned n)
+{
+    for (unsigned i = 0; i < n; i++)
+        p[i] = (uint8_t)(v >> (8 * i));
+}
+
+/* Blocks of a scale and random integers. Scales vary by a quarter to either side, and half of them are
+ * negative: the integers' mean of -1/2 then adds up to nothing. */
+static void fill_blocks(uint8_t *p, uint64_t n, enum mdl_type type, double rms, uint64_t *state)
+{
+    const unsigned quants = type == MDL_Q4_0 ? 16 : 32;               /* bytes */
+    const double unit = type == MDL_Q4_0 ? sqrt(21.5) : sqrt(5461.5); /* rms of -8 .. 7, of -128 .. 127 */
+    uint16_t scales[256];
+
+    for (int i = 0; i < 256; i++) {
+        scales[i] = mdl_float_to_half((float)(rms / unit * (0.75 + (double)(i / 2) / 254)));
+        scales[i] = (uint16_t)(scales[i] | (i & 1) << 15);
+    }
+    for (uint64_t b = 0; b < n; b++, p += 2 + quants) {
+        put_bytes(p, scales[next(state) >> 56], 2);
+        for (unsigned i = 0; i < quants; i += 8)
+            put_bytes(p + 2 + i, next(state), 8);
+    }
+}
+
+/* Whole numbers of 24 bits times one factor: no sum that a compiler may round otherwise. */
+static void fill_floats(float *dst, uint64_t n, double variance, uint64_t *state)
+{
+    const float step = (float)(sqrt(3 * variance) / 0x1p23);
+
+    for (uint64_t i = 0; i < n; i++) {
+        int32_t v = (int32_t)(next(state) >> 40);
+
+        dst[i] = variance > 0 ? (float)(v - 0x800000) * step : (float)(0xf00000 + v / 8) * 0x1p-24f;
+    }
+}
+
+/* `rows` rows of m into the band; false: too large for the type. */
+static bool fill_rows(struct synth *s, const struct matrix *m, uint64_t rows, uint64_t *state)
+{
+    uint64_t cols = m->dims[0], row_bytes = mdl_row_bytes(m->type, cols);
+
+    if (m->type == MDL_Q4_0 || m->type == MDL_Q8_0) {
+        fill_blocks(s->band, rows * (cols / BLOCK), m->type, sqrt(m->variance), state);
+        return true;
+    }
+    for (uint64_t r = 0; r < rows; r++) {
+        fill_floats(s->row, cols, m->variance, state);
+        if (!mdl_quant_row(m->type, s->row, s->band + r * row_bytes, cols))
+            return false;
+    }
+    return true;
+}
+
+static enum vkmoe_status write_matrix(struct synth *s, size_t index, struct vkmoe_err *err)
+{
+    enum vkmoe_status st = VKMOE_OK;
+    const struct matrix *m = &s->list[index];
+    uint64_t row_bytes = mdl_row_bytes(m->type, m->dims[0]), rows = m->dims[1] * m->dims[2];
+    uint64_t step = BAND_BYTES / row_bytes ? BAND_BYTES / row_bytes : 1;
+    uint64_t state = s->p->seed * 0xd1342543de82ef95u + index; /* far from its neighbours after one mixing */
+
+    state = next(&state);
+    for (uint64_t r = 0; r < rows; r += step) {
+        uint64_t n = rows - r < step ? rows - r : step;
+
+        if (!fill_rows(s, m, n, &state))
+            FAIL(VKMOE_ERR_NUMERIC, "%s: tensor %s: a weight is too large for its type", s->p->out, m->name);
+        TRY(mdl_gguf_write_data(s->w, s->band, (size_t)(n * row_bytes), err));
+        s->done += n * row_bytes;
+        if (s->p->progress)
+            s->p->progress(s->p->progress_user, s->done, s->total);
+        if (cor_interrupted())
+            FAIL(VKMOE_ERR_IO, "%s: interrupted", s->p->out);
+    }
+done:
+    return st;
+}
+
+/* ---- the file
+ * ----------------------------------------------------------------------------------------------- */
+
+static void add(struct synth *s, const char *name, bool f32, uint32_t n_dims, const uint64_t dims[3],
+                double variance)
+{
+    struct matrix *m = &s->list[s->n++];
+
+    snprintf(m->name, sizeof(m->name), "%s", name);
+    m->type = f32 ? MDL_F32 : s->p->type;
+    m->n_dims = n_dims;
+    memcpy(m->dims, dims, sizeof(m->dims));
+    m->variance = n_dims == 1 ? 0 : variance;
+}
+
+static enum vkmoe_status plan(struct synth *s, struct vkmoe_err *err)
+{
+    enum vkmoe_status st = VKMOE_OK;
+    const struct mdl_config *c = &s->p->shape.config;
+    struct mdl_part parts[MDL_LAYER_PARTS];
+    size_t n = mdl_layer_parts(parts, c);
+    char name[48];
+
+    s->list = cor_array(3 + n * c->n_layers, sizeof(*s->list));
+    if (!s->list)
+        FAIL(VKMOE_ERR_MEMORY, "%s: no memory for %u layers", s->p->out, c->n_layers);
+    add(s, "token_embd.weight", false, 2, (const uint64_t[]){c->dim, c->vocab_size, 1}, 1);
+    add(s, "output_norm.weight", true, 1, (const uint64_t[]){c->dim, 1, 1}, 0);
+    add(s, "output.weight", false, 2, (const uint64_t[]){c->dim, c->vocab_size, 1}, 1.0 / c->dim);
+    for (uint32_t l = 0; l < c->n_layers; l++)
+        for (size_t k = 0; k < n; k++) {
+            const struct mdl_part *part = &parts[k];
+            bool router = part->f32 && part->n_dims == 2;
+
+            snprintf(name, sizeof(name), "blk.%u.%s.weight", l, part->name);
+            add(s, name, part->f32, part->n_dims, part->dims, (router ? 4.0 : 1.0) / (double)part->dims[0]);
+        }
+    for (size_t i = 0; i < s->n; i++) {
+        const struct matrix *m = &s->list[i];
+
+        TRY(mdl_gguf_put_tensor(s->w, m->name, m->type, m->n_dims, m->dims, err));
+        s->total += mdl_row_bytes(m->type, m->dims[0]) * m->dims[1] * m->dims[2];
+    }
+done:
+    return st;
+}
+
+static enum vkmoe_status put_keys(struct synth *s, struct vkmoe_err *err)
+{
+    enum vkmoe_status st;
+    const struct mdl_shape *shape = &s->p->shape;
+    const struct mdl_kv seed = {
+        .key = "vkmoe.source.seed", .type = MDL_GGUF_U64, .count = 1, .v.u = s->p->seed};
+
+    TRY(mdl_put_config(s->w, shape->name, &shape->config, s->p->type, err));
+    TRY(put_tokenizer(s->w, s->p, err));
+    TRY(mdl_gguf_put_str(s->w, "vkmoe.version", vkmoe_version(), strlen(vkmoe_version()), err));
+    TRY(mdl_gguf_put_str(s->w, "vkmoe.source.name", shape->name, strlen(shape->name), err));
+    TRY(mdl_gguf_put_str(s->w, "vkmoe.source.format", "random", 6, err));
+    TRY(mdl_gguf_put_kv(s->w, &seed, err));
+done:
+    return st;
+}
+
+static enum vkmoe_status check(const struct mdl_synth_params *p, struct vkmoe_err *err)
+{
+    const struct mdl_config *c = &p->shape.config;
+
+    if (c->n_experts_used > c->n_experts)
+        return cor_fail(err, VKMOE_ERR_ARGUMENT, "%s: a token uses %u routed experts, there would be %u",
+                        p->shape.name, c->n_experts_used, c->n_experts);
+    if (p->shape.eos < 256 || p->shape.eos >= c->vocab_size || p->shape.eos - 256 > WORDS_MAX)
+        return cor_fail(err, VKMOE_ERR_ARGUMENT, "%s: end of text %u does not fit %u tokens", p->shape.name,
+                        p->shape.eos, c->vocab_size);
+    return VKMOE_OK;
+}
+
+enum vkmoe_status mdl_synth(const struct mdl_synth_params *p, struct vkmoe_err *err)
+{
+    enum vkmoe_status st;
+    struct synth s = {.p = p};
+    struct mdl_gguf_writer *w;
+    uint64_t longest = 0;
+
+    TRY(check(p, err));
+    TRY(mdl_gguf_create(&s.w, p->out, err));
+    TRY(plan(&s, err));
+    TRY(put_keys(&s, err));
+    for (size_t i = 0; i < s.n; i++)
+        longest = s.list[i].dims[0] > longest ? s.list[i].dims[0] : longest;
+    s.row = cor_array((size_t)longest, sizeof(float));
+    s.band = cor_alloc(longest * sizeof(float) > BAND_BYTES ? (size_t)longest * sizeof(float) : BAND_BYTES);
+    if (!s.row || !s.band)
+        FAIL(VKMOE_ERR_MEMORY, "%s: no memory for rows of %" PRIu64, p->out, longest);
+    for (size_t i = 0; i < s.n; i++)
+        TRY(write_matrix(&s, i, err));
+    w = s.w;
+    s.w = NULL; /* commit frees it in either case */
+    TRY(mdl_gguf_commit(w, err));
+done:
+    mdl_gguf_discard(s.w);
+    cor_free(s.list);
+    cor_free(s.row);
+    cor_free(s.band);
+    return st;
+}
