@@ -107,7 +107,7 @@ struct naive {
 
 static void naive_init(struct naive *m, const struct run_slots_params *p)
 {
-    uint32_t bank = 0, left = p->n_slots, l = 0, full = 0;
+    uint32_t left = p->n_slots, l = 0, full = 0;
 
     memset(m, 0, sizeof(*m));
     m->p = *p;
@@ -115,7 +115,6 @@ static void naive_init(struct naive *m, const struct run_slots_params *p)
         m->allowed[l] = p->allowed ? p->allowed[l] : p->n_experts;
         m->floor[l] = m->allowed[l] < p->n_used + 1 ? m->allowed[l] : p->n_used + 1;
         m->share[l] = p->layer_slots;
-        bank += m->allowed[l];
     }
     for (l = 0; left && !p->layer_slots && full < p->n_layers; l = (l + 1) % p->n_layers) {
         full = m->share[l] == m->allowed[l] ? full + 1 : 0;
@@ -124,8 +123,7 @@ static void naive_init(struct naive *m, const struct run_slots_params *p)
             left--;
         }
     }
-    m->layered = p->layer_slots || p->policy.scope == RUN_SCOPE_LAYER ||
-                 (p->policy.scope == RUN_SCOPE_AUTO && p->n_slots < bank * (RUN_SCOPE_PERCENT / 100.0));
+    m->layered = p->layer_slots || p->policy.scope == RUN_SCOPE_LAYER;
     m->half_life = p->policy.half_life ? p->policy.half_life : RUN_HALF_LIFE;
     for (size_t i = 0; i < COR_COUNT(m->slot); i++)
         m->slot[i].layer = NONE;
@@ -152,11 +150,19 @@ static bool naive_here(const struct naive *m, uint32_t layer, uint32_t expert)
 
 static double naive_score(const struct naive *m, uint32_t i)
 {
+    double score;
+
     if (m->p.policy.kind == RUN_LRU)
         return (double)m->last[i];
     if (m->p.policy.kind == RUN_LFU)
         return (double)m->count[i];
-    return m->count[i] ? log2(m->sum[i]) - (double)(m->now - m->last[i]) / m->half_life : -1e30;
+    if (!m->count[i])
+        return -1e30;
+    score = log2(m->sum[i]) - (double)(m->now - m->last[i]) / m->half_life;
+    if (m->p.policy.scope == RUN_SCOPE_AUTO && !m->layered)
+        score -=
+            RUN_SOFT_QUOTA * ((double)naive_held(m, i / m->p.n_experts) / m->share[i / m->p.n_experts] - 1);
+    return score;
 }
 
 static void naive_use(struct naive *m, uint32_t i)
@@ -620,7 +626,6 @@ static void test_sawtooth(void **state)
             test_ok(run_slots_grow(s, size, &err), &err);
         }
         assert_int_equal(run_slots_count(s), size);
-        assert_int_equal(run_slots_policy(s).scope, size < 48 ? RUN_SCOPE_LAYER : RUN_SCOPE_GLOBAL);
         for (uint32_t i = 0; i < N_MAX; i++)
             assert_true(run_slots_table(s)[i] == NONE ||
                         (run_slots_table(s)[i] < size && run_slots_owners(s)[run_slots_table(s)[i]] == i));

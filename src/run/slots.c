@@ -67,13 +67,25 @@ void run_slots_touch(struct run_slots *s, uint32_t i, int64_t at)
         *score = log_add(*score, use);
 }
 
-int64_t run_slots_score(const struct run_slots *s, uint32_t layer, uint32_t slot)
+/* Q16 octaves that the layer's experts lose, or gain below its share. */
+static int64_t soft_quota(const struct run_slots *s, uint32_t of, uint32_t gain)
 {
-    uint32_t i = s->owner[slot];
-    int64_t score = s->score[i];
+    int64_t share = s->share[of] ? s->share[of] : 1;
 
-    if (score != NEVER && s->in_chunk && i / s->n_experts > layer && s->policy.kind != RUN_LFU)
+    return RUN_SOFT_QUOTA * SCORE_ONE * ((int64_t)s->held[of] - s->set_held[of] + gain - share) / share;
+}
+
+int64_t run_slots_score(const struct run_slots *s, uint32_t layer, uint32_t i)
+{
+    int64_t score = s->score[i];
+    uint32_t of = i / s->n_experts;
+
+    if (score == NEVER)
+        return score;
+    if (s->in_chunk && of > layer && s->policy.kind != RUN_LFU)
         score += use_at(s, s->chunk_tokens);
+    if (s->policy.scope == RUN_SCOPE_AUTO && s->policy.kind == RUN_DECAY)
+        score -= soft_quota(s, of, of == layer ? s->set_gain : 0);
     return score;
 }
 
@@ -103,22 +115,17 @@ uint32_t run_slots_floor(const struct run_slots_params *p)
     return p->layer_slots ? most * p->n_layers : sum;
 }
 
-/* Scope and quotas for the size of now. */
+/* Policy and shares for the size of now. */
 static void settle(struct run_slots *s)
 {
-    uint64_t bank = 0;
     uint32_t left = s->n_slots;
 
-    for (uint32_t l = 0; l < s->n_layers; l++) {
-        bank += s->allowed[l];
+    for (uint32_t l = 0; l < s->n_layers; l++)
         s->share[l] = s->layer_slots;
-    }
     s->policy = s->asked;
     if (s->layer_slots)
         s->policy.scope = RUN_SCOPE_LAYER;
-    else if (s->asked.scope == RUN_SCOPE_AUTO)
-        s->policy.scope =
-            (uint64_t)s->n_slots * 100 < RUN_SCOPE_PERCENT * bank ? RUN_SCOPE_LAYER : RUN_SCOPE_GLOBAL;
+
     if (s->policy.kind == RUN_DECAY && !s->policy.half_life)
         s->policy.half_life = RUN_HALF_LIFE;
     for (bool given = true; given && !s->layer_slots;) {
@@ -329,7 +336,7 @@ static bool may_take(const struct run_slots *s, uint32_t layer, uint32_t of)
 {
     uint32_t rest = s->held[of] - s->set_held[of];
 
-    if (s->policy.scope == RUN_SCOPE_GLOBAL)
+    if (s->policy.scope != RUN_SCOPE_LAYER)
         return of == layer || rest > s->floor[of];
     /* A layer has less than its share and finds nothing free only after a change of size or scope. */
     return s->held[layer] < s->share[layer] ? rest > s->share[of] : of == layer;
@@ -356,7 +363,7 @@ uint32_t run_slots_victim(const struct run_slots *s, uint32_t layer, run_slots_m
         of = o / s->n_experts;
         if (!may_take(s, layer, of) || !may(user, i, of, o % s->n_experts))
             continue;
-        score = run_slots_score(s, layer, i);
+        score = run_slots_score(s, layer, o);
         far = distance(s, layer, of);
         if (best == NONE || score < best_score || (score == best_score && far > best_far)) {
             best = i;
@@ -387,7 +394,7 @@ static uint32_t slot_for(const struct run_slots *s, const struct visit *v)
 {
     uint32_t slot = NONE;
 
-    if (s->policy.scope == RUN_SCOPE_GLOBAL || s->held[v->layer] < s->share[v->layer])
+    if (s->policy.scope != RUN_SCOPE_LAYER || s->held[v->layer] < s->share[v->layer])
         slot = run_slots_free(s, v->layer, 0);
     return slot != NONE ? slot : run_slots_victim(s, v->layer, not_chosen, v);
 }
@@ -512,7 +519,7 @@ uint32_t run_slots_place(struct run_slots *s, uint32_t layer, uint32_t expert)
 
     if (run_slots_find(s, layer, expert) != NONE)
         return NONE;
-    if (s->policy.scope == RUN_SCOPE_GLOBAL || s->held[layer] < s->share[layer])
+    if (s->policy.scope != RUN_SCOPE_LAYER || s->held[layer] < s->share[layer])
         slot = run_slots_free(s, layer, 0);
     if (slot == NONE)
         return NONE;

@@ -16,13 +16,14 @@ enum run_policy_kind {
 };
 
 enum run_policy_scope {
-    RUN_SCOPE_AUTO,  /* LAYER below RUN_SCOPE_PERCENT of the bank, else GLOBAL */
+    RUN_SCOPE_AUTO,  /* as GLOBAL, but RUN_DECAY weighs layers that hold more than their share: a count is
+                      * halved RUN_SOFT_QUOTA times for each share that its layer holds above its own */
     RUN_SCOPE_LAYER, /* equal shares: a layer with its share full evicts its own */
     RUN_SCOPE_GLOBAL /* any layer that stays at or above its floor */
 };
 
-#define RUN_SCOPE_PERCENT 20
-#define RUN_HALF_LIFE     48 /* tokens; what half_life 0 means */
+#define RUN_SOFT_QUOTA    8
+#define RUN_HALF_LIFE     64 /* tokens; what half_life 0 means */
 #define RUN_HALF_LIFE_MAX 65536
 
 struct run_policy { /* zero: the default */
@@ -100,7 +101,7 @@ const uint32_t *run_slots_owners(const struct run_slots *s);
 uint32_t run_slots_count(const struct run_slots *s);    /* n_slots */
 uint32_t run_slots_resident(const struct run_slots *s); /* occupied slots */
 void run_slots_stats(const struct run_slots *s, struct run_slots_stats *out);
-/* The policy at work: no AUTO, no half-life 0. */
+/* The policy at work: no half-life 0, LAYER where slots belong to layers. */
 struct run_policy run_slots_policy(const struct run_slots *s);
 
 /* ---- decode: one visit per layer and token in the order of layers, then token_end.

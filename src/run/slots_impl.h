@@ -41,6 +41,7 @@ struct run_slots {
     uint32_t wave_done[MAP_WORDS];
     bool *in_set; /* (cap) slots that the layer works in */
     uint32_t n_set;
+    uint32_t set_gain;  /* n_set while the set is chosen, else zero */
     uint32_t *set_held; /* per layer: how many of them its experts hold; zero but while the set is chosen */
     bool fits;          /* every absent expert got a slot of its own */
 
@@ -63,8 +64,8 @@ typedef bool (*run_slots_may_fn)(const void *user, uint32_t slot, uint32_t of, u
  * slot; NONE when there is none that scope, floors and `may` leave. */
 uint32_t run_slots_victim(const struct run_slots *s, uint32_t layer, run_slots_may_fn may, const void *user);
 /* The score as `layer` sees it: layers whose turn in this chunk is still to come are taken to go on as
- * before. */
-int64_t run_slots_score(const struct run_slots *s, uint32_t layer, uint32_t slot);
+ * before, and layers above their share lose (AUTO). i: layer * n_experts + expert. */
+int64_t run_slots_score(const struct run_slots *s, uint32_t layer, uint32_t i);
 
 /* Puts expert i into a slot; returns who was there or NONE. */
 uint32_t run_slots_assign(struct run_slots *s, uint32_t i, uint32_t slot);

@@ -78,7 +78,7 @@ static bool not_in_set(const void *user, uint32_t slot, uint32_t of, uint32_t ex
 static void add_to_set(struct run_slots *s, uint32_t slot)
 {
     s->in_set[slot] = true;
-    s->n_set++;
+    s->set_gain = ++s->n_set;
     if (s->owner[slot] != NONE)
         s->set_held[s->owner[slot] / s->n_experts]++;
 }
@@ -89,14 +89,14 @@ static uint32_t free_quota(const struct run_slots *s, uint32_t layer)
 {
     uint32_t left = s->n_layers - layer;
 
-    if (s->policy.scope == RUN_SCOPE_GLOBAL)
+    if (s->policy.scope != RUN_SCOPE_LAYER)
         return (s->n_slots - s->n_resident + left - 1) / left;
     return s->held[layer] < s->share[layer] ? s->share[layer] - s->held[layer] : 0;
 }
 
 static void choose_set(struct run_slots *s, uint32_t layer, const struct absent *a)
 {
-    const int64_t *score = s->score + (size_t)layer * s->n_experts;
+    const uint32_t base = layer * s->n_experts;
     uint32_t borrow = s->share[layer] / 16 > RUN_BORROW ? s->share[layer] / 16 : RUN_BORROW;
     uint32_t quota = free_quota(s, layer), slot = 0, unpaired = a->n;
 
@@ -109,13 +109,14 @@ static void choose_set(struct run_slots *s, uint32_t layer, const struct absent 
     }
     while (s->n_set < a->n) {
         slot = run_slots_victim(s, layer, not_in_set, s);
-        if (slot == NONE ||
-            (s->n_set >= borrow && score[a->ids[unpaired - 1]] <= run_slots_score(s, layer, slot)))
+        if (slot == NONE || (s->n_set >= borrow && run_slots_score(s, layer, base + a->ids[unpaired - 1]) <=
+                                                       run_slots_score(s, layer, s->owner[slot])))
             break;
         unpaired--;
         add_to_set(s, slot);
     }
     memset(s->set_held, 0, s->n_layers * sizeof(*s->set_held));
+    s->set_gain = 0;
     s->fits = s->n_set == a->n;
 }
 
@@ -154,7 +155,7 @@ static uint32_t take_from_set(const struct wave *w)
             return i;
         if (!may_overwrite(w, o / s->n_experts, o % s->n_experts))
             continue;
-        score = run_slots_score(s, w->layer, i);
+        score = run_slots_score(s, w->layer, o);
         if (best == NONE || score < best_score) {
             best = i;
             best_score = score;
