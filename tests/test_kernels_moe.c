@@ -300,12 +300,74 @@ static void test_combine(void **unused)
     combine_case(64, 32, 7, false);
 }
 
+/* ---- slot tags ---- */
+
+/* Random slots, entries for most of them in any order, a few words of which are then spoiled. */
+static void tags_case(bool array, uint32_t n, uint32_t columns, uint32_t n_bad)
+{
+    enum { STRIDE = 320, SLOTS = SEGS * PER_SEG };
+    const uint32_t seg_bytes = STRIDE * PER_SEG;
+    const struct spec_tags spec = {32, STRIDE, PER_SEG, array ? SEGS : 1};
+    uint32_t *words = kt_words(SLOTS * STRIDE / 4), *list = kt_words((size_t)n * TAG_WORDS);
+    uint32_t result[2] = {0, NONE}, bad = 0, lowest = NONE;
+    struct kt_buf bufs[2 + SEGS] = {{list, (size_t)n * TAG_WORDS * 4, KT_IN, true},
+                                    {result, sizeof(result), KT_INOUT, true}};
+
+    for (uint32_t i = 0; i < SLOTS * STRIDE / 4; i++)
+        words[i] = kt_below(1u << 31);
+    for (uint32_t i = 0; i < n; i++) {
+        uint32_t *e = list + (size_t)i * TAG_WORDS;
+        const uint32_t slot = kt_below(SLOTS), first = i % 5 ? 16 : kt_below(17),
+                       last = i % 3 ? 16 : kt_below(17);
+        const uint32_t off = (16 + kt_below(STRIDE / 4 - 32)) * 4;
+
+        e[TAG_SLOT] = slot;
+        e[TAG_LAST_OFF] = off;
+        e[TAG_N_FIRST] = first;
+        e[TAG_N_LAST] = last;
+        memcpy(e + TAG_FIRST, words + slot * STRIDE / 4, first * 4u);
+        memcpy(e + TAG_FIRST + first, words + slot * STRIDE / 4 + off / 4, last * 4u);
+        for (uint32_t k = first + last; k < 32; k++)
+            e[TAG_FIRST + k] = KT_POISON; /* not compared */
+        if (i % 7 == 3 && bad < n_bad && first + last) {
+            e[TAG_FIRST + kt_below(first + last)] ^= 1u << kt_below(32);
+            lowest = bad++ ? lowest : i;
+        }
+    }
+    for (uint32_t seg = 0; seg < (array ? 1 : SEGS); seg++) {
+        const struct push_tags push = {n, array ? 12345 : seg};
+
+        for (uint32_t i = 0; i < SEGS; i++)
+            bufs[2 + i] = (struct kt_buf){words + (array ? i : seg) * seg_bytes / 4, seg_bytes, KT_IN, true};
+        kt_run(array ? GPU_K_slot_tags_arr : GPU_K_slot_tags, &spec, sizeof(spec), array ? SEGS : 1, &push,
+               bufs, array ? 2 + SEGS : 3, columns, (n + columns - 1) / columns, 1);
+    }
+    assert_int_equal(result[0], bad);
+    assert_int_equal(result[1], lowest);
+    cor_free(words);
+    cor_free(list);
+}
+
+static void test_slot_tags(void **unused)
+{
+    (void)unused;
+    for (int array = 0; array < 2; array++) {
+        if (!kt_usable(array ? GPU_K_slot_tags_arr : GPU_K_slot_tags))
+            continue;
+        tags_case(array, 1, 1, 0);
+        tags_case(array, 60, 7, 0);
+        tags_case(array, 60, 64, 1);
+        tags_case(array, 45, 10, 5);
+    }
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_experts),
         cmocka_unit_test(test_expert_tiles),
         cmocka_unit_test(test_combine),
+        cmocka_unit_test(test_slot_tags),
     };
 
     return kt_main(KT_MOE, tests, COR_COUNT(tests));

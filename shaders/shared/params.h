@@ -57,6 +57,20 @@ PUSH_BEGIN(push_expert)
 uint layer, seg;
 PUSH_END(push_expert, 8)
 
+/* slot_tags: n entries of TAG_WORDS words in the list; seg as above. An entry: slot, byte offset in the slot
+ * of the last words (a multiple of 4), how many words are compared from the start of the slot and from there
+ * (at most 16 each), and these words as the file has them, behind each other. */
+PUSH_BEGIN(push_tags)
+uint n, seg;
+PUSH_END(push_tags, 8)
+
+#define TAG_SLOT 0
+#define TAG_LAST_OFF 1
+#define TAG_N_FIRST 2
+#define TAG_N_LAST 3
+#define TAG_FIRST 4
+#define TAG_WORDS 36
+
 #define SPEC_PUBLISH(X) X(0, wg, WG)
 
 /* dim elements per row of format `format` with row_bytes bytes. */
@@ -108,6 +122,10 @@ PUSH_END(push_expert, 8)
 
 #define SPEC_ARGMAX(X) X(0, wg, WG) X(1, n, N)
 
+/* slot_stride, slots_per_seg, n_segs: as SPEC_EXPERT. */
+#define SPEC_TAGS(X)                                                                                         \
+    X(0, wg, WG) X(1, slot_stride, SLOT_STRIDE) X(2, slots_per_seg, SLOTS_PER_SEG) X(3, n_segs, N_SEGS)
+
 #ifndef VULKAN
 struct spec_publish { SPEC_PUBLISH(SPEC_X) };
 struct spec_embed { SPEC_EMBED(SPEC_X) };
@@ -121,6 +139,7 @@ struct spec_expert { SPEC_EXPERT(SPEC_X) };
 struct spec_swiglu { SPEC_SWIGLU(SPEC_X) };
 struct spec_combine { SPEC_COMBINE(SPEC_X) };
 struct spec_argmax { SPEC_ARGMAX(SPEC_X) };
+struct spec_tags { SPEC_TAGS(SPEC_X) };
 #endif
 
 #endif

@@ -39,6 +39,8 @@
 #define KT_PROGRAM_swiglu                  KT_DENSE
 #define KT_PROGRAM_combine                 KT_MOE
 #define KT_PROGRAM_argmax                  KT_DENSE
+#define KT_PROGRAM_slot_tags               KT_MOE
+#define KT_PROGRAM_slot_tags_arr           KT_MOE
 
 static const enum kt_program program_of[GPU_KERNEL_COUNT] = {
 #define KT_X(name, push, n_buffers, segs, needs) [GPU_K_##name] = KT_PROGRAM_##name,

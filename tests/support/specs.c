@@ -167,6 +167,7 @@ static void add_rest(struct list *l, const struct shape *s)
     const struct spec_swiglu swiglu = {128, s->ff};
     const struct spec_combine combine = {128, s->dim, s->k_used, 1};
     const struct spec_argmax argmax = {128, s->vocab};
+    struct spec_tags tags = {32, 3 * s->ff * s->dim, 64, 1};
 
     ADD(l, publish, "", "", publish);
     ADD(l, rmsnorm, "", "", norm);
@@ -177,6 +178,9 @@ static void add_rest(struct list *l, const struct shape *s)
     ADD(l, swiglu, "", "", swiglu);
     ADD(l, combine, "", "", combine);
     ADD(l, argmax, "", "", argmax);
+    ADD(l, slot_tags, "", "", tags);
+    tags.n_segs = s->n_segs;
+    ADD(l, slot_tags_arr, "", "", tags);
 }
 
 uint32_t specs_list(struct specs_case *cases, uint32_t max)
