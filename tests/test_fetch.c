@@ -89,8 +89,8 @@ struct rig {
 
 static void rig_close(struct rig *r)
 {
-    run_fetch_set_hooks(NULL);
     run_fetch_close(r->f);
+    run_fetch_set_hooks(NULL); /* no thread reads them now */
     cor_file_close(r->file);
     gpu_cmds_destroy(r->read);
     gpu_buffer_destroy(r->back);
