@@ -250,7 +250,7 @@ static void overlap(void **state)
     assert_true(run_fetch_stats(r.f)->wait_ns < 1000000); /* there were entries for all */
     test_ok(run_fetch_finish(r.f, &err), &err);
     assert_true(run_fetch_stats(r.f)->busy_ns > 3 * (cor_now_ns() - start) / 2);
-    assert_true(run_fetch_stats(r.f)->submits > 2);
+    assert_true(run_fetch_stats(r.f)->submits > 1);
     rig_close(&r);
 }
 

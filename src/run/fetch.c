@@ -8,7 +8,8 @@
 #include "core/alloc.h"
 #include "core/thread.h"
 
-#define NO_TAG UINT32_MAX
+#define NO_TAG  UINT32_MAX
+#define WAKE_NS 100000 /* waking threads costs about this much; reads out of the page cache may be faster */
 
 enum load_state {
     LOAD_FREE,
@@ -50,6 +51,7 @@ struct run_fetch {
     struct cor_cond *work, *done;
     struct job *jobs; /* a ring of n_entries * RUN_FETCH_PARTS */
     uint32_t first, n_jobs, n_running;
+    uint64_t typical_ns; /* of a read, lately */
     bool stop;
     struct load *loads;    /* n_entries; their state belongs to the caller alone */
     struct vkmoe_err fail; /* the first failure of a read; status VKMOE_OK: none */
@@ -138,6 +140,7 @@ static void do_job(struct run_fetch *f)
     cor_mutex_lock(f->lock);
     f->n_running--;
     f->stats.busy_ns += start;
+    f->typical_ns = (3 * f->typical_ns + start) / 4;
     if (st == VKMOE_OK) {
         l->in[job.part] = true;
         l->left--;
@@ -146,6 +149,17 @@ static void do_job(struct run_fetch *f)
         f->fail = err;
         f->fail_tag = l->tag;
     }
+}
+
+/* Has the queue read by threads where that is worth it; false: the caller does it sooner. The lock is held.
+ */
+static bool wake(struct run_fetch *f)
+{
+    if (!f->n_threads || f->n_jobs * f->typical_ns < WAKE_NS)
+        return false;
+    for (uint32_t i = 0; i < f->n_jobs && i < f->n_threads; i++)
+        cor_cond_signal(f->work);
+    return true;
 }
 
 static void worker(void *arg)
@@ -190,6 +204,7 @@ enum vkmoe_status run_fetch_create(struct run_fetch **out, struct gpu_device *de
     f->file = file;
     f->p = *p;
     f->bad_tag = NO_TAG;
+    f->typical_ns = WAKE_NS;
     f->loads = cor_array(p->n_entries, sizeof(*f->loads));
     f->jobs = cor_array((size_t)p->n_entries * RUN_FETCH_PARTS, sizeof(*f->jobs));
     f->copies = cor_array((size_t)p->n_entries * RUN_FETCH_PARTS, sizeof(*f->copies));
@@ -358,7 +373,7 @@ static enum vkmoe_status await_read(struct run_fetch *f, struct vkmoe_err *err)
             ready = ready || (f->loads[i].state == LOAD_READING && !f->loads[i].left);
         if (ready)
             break;
-        if (f->n_jobs && !f->n_threads)
+        if (f->n_jobs && !wake(f))
             do_job(f);
         else if (f->n_jobs || f->n_running)
             cor_cond_wait(f->done, f->lock);
@@ -448,7 +463,7 @@ enum vkmoe_status run_fetch_begin(struct run_fetch *f, struct gpu_buffer *dst, u
     cor_mutex_lock(f->lock);
     for (uint32_t i = 0; i < n_parts; i++)
         f->jobs[(f->first + f->n_jobs++) % room] = (struct job){index, i};
-    cor_cond_broadcast(f->work);
+    wake(f);
     cor_mutex_unlock(f->lock);
 done:
     if (st != VKMOE_OK)

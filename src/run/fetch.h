@@ -11,7 +11,7 @@
 #define RUN_FETCH_PARTS   4 /* at most, of one load */
 
 struct run_fetch_params {
-    uint32_t n_workers;   /* threads; 0: the calling thread reads */
+    uint32_t n_workers;   /* threads; the calling thread makes reads that are not worth a thread. 0: all */
     uint32_t n_entries;   /* loads in hand at once, at least 1 */
     uint32_t entry_bytes; /* of a staging entry: the slot stride. None are made where caps.uma. */
 };
@@ -42,8 +42,9 @@ uint64_t run_fetch_staging_bytes(const struct run_fetch *f);
 
 /* Queues the reads of one load into dst at off (a multiple of 4); bytes behind a part up to the next multiple
  * of 4 become zeros. Returns at once while fewer than n_entries loads are in hand, else first moves finished
- * ones on. No submitted work may read these bytes of dst, and no other load since the last finish writes
- * them.
+ * ones on. Threads are woken
+ * only for reads that are expected to take longer than waking them; others are left for finish. No submitted
+ * work may read these bytes of dst, and no other load since the last finish writes them.
  *
  * An error of begin, pump or finish is one line that names file, offset and what went wrong, and concerns
  * every load begun since the last finish that succeeded: none of them counts as arrived. All of them are
