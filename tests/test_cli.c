@@ -9,8 +9,8 @@
 #include "support/cli.h"
 #include "support/golden.h"
 
-static const char *const commands[] = {"devices", "convert", "inspect", "tokenize",
-                                       "run",     "logits",  "eval",    "synth"};
+static const char *const commands[] = {"devices", "convert", "inspect", "tokenize", "run",
+                                       "logits",  "eval",    "synth",   "bench"};
 
 /* ---- help
  * ------------------------------------------------------------------------------------------------------- */
@@ -151,6 +151,14 @@ static void test_wrong_usage(void **state)
         {"token id 1", {"logits", "--tokens", "x", "-o", "x.npy"}},
         {"-f", {"eval"}},
         {"--documents", {"eval", "-f", "x", "--documents", "-1"}},
+        {"no benchmark", {"bench"}},
+        {"no benchmark 'nothing'", {"bench", "nothing"}},
+        {"no trace", {"bench", "pool"}},
+        {"--capacity", {"bench", "pool", "x", "--capacity", "0"}},
+        {"--capacity", {"bench", "pool", "x", "--capacity", "25;50"}},
+        {"mru", {"bench", "pool", "x", "--policy", "lru,mru"}},
+        {"xml", {"bench", "pool", "x", "-o", "xml"}},
+        {"--tokens", {"bench", "pool", "--trace", "x", "--tokens", "0"}},
     };
     struct cli_call call;
 
@@ -440,6 +448,62 @@ static void test_tokenize(void **state)
     cli_bad(2, "4096", "tokenize", "--decode", "4096"); /* behind the vocabulary */
 }
 
+/* ---- bench pool
+ * --------------------------------------------------------------------------------------------------- */
+
+static void test_bench_pool(void **state)
+{
+    char a[512], b[512];
+    struct cli_result r;
+    const cJSON *rows, *row;
+    cJSON *json;
+    size_t lines = 0;
+
+    (void)state;
+    snprintf(a, sizeof(a), "%s", test_source("tests/golden/traces/emo-nano.scripture.jsonl"));
+    snprintf(b, sizeof(b), "%s", test_source("tests/golden/traces/emo-nano.python.jsonl"));
+    cli_good(&r, "bench", "pool", "--trace", a, b, "--capacity", "5,50", "--policy", "decay:64/layer,lru",
+             "-o", "json");
+    json = cli_json(&r);
+    assert_string_equal(cli_get(json, "model")->valuestring, "emo-nano");
+    assert_int_equal(cli_get(json, "floor")->valueint, 36);
+    rows = cli_get(json, "results");
+    assert_int_equal(cJSON_GetArraySize(rows), 8);
+    cJSON_ArrayForEach(row, rows)
+    {
+        bool refused = cli_get(row, "slots")->valueint < 36;
+        const cJSON *total = cJSON_GetObjectItem(row, "total");
+
+        assert_true(cJSON_IsTrue(cli_get(row, "refused")) == refused);
+        assert_true(refused == !total);
+        if (refused)
+            continue;
+        assert_int_equal(cli_get(total, "tokens")->valueint, 1024);
+        assert_true(cli_get(total, "hits")->valueint + cli_get(total, "misses")->valueint == 1024 * 6 * 5);
+        assert_true(cli_get(row, "cr")->valuedouble >= 0.8);
+    }
+    cJSON_Delete(json);
+    cli_result_free(&r);
+    cli_good(&r, "bench", "pool", "--trace", a, "--capacity", "5,50", "-o", "csv");
+    for (const char *p = r.out; *p; lines++) {
+        size_t commas = 0;
+
+        for (; *p != '\n'; p++)
+            commas += *p == ',';
+        assert_int_equal(commas, 19);
+        p++;
+    }
+    assert_int_equal(lines, 1 + 2 * 9);
+    cli_result_free(&r);
+    cli_good(&r, "bench", "pool", a);
+    assert_non_null(strstr(r.out, "optimum/global"));
+    assert_non_null(strstr(r.out, "####"));
+    cli_result_free(&r);
+    cli_bad(1, "cannot open", "bench", "pool", "--trace", "no/such.jsonl");
+    cli_bad(1, "line 1", "bench", "pool", test_source("README.md"));
+    cli_bad(2, "longer than the prompt", "bench", "pool", a, "--prompt", "576");
+}
+
 static void test_inspect(void **state)
 {
     struct cli_result r;
@@ -470,7 +534,7 @@ int main(void)
         cmocka_unit_test(test_file_limit),  cmocka_unit_test(test_interrupt),
         cmocka_unit_test(test_full_disk),   cmocka_unit_test(test_full_stdout),
         cmocka_unit_test(test_closed_pipe), cmocka_unit_test(test_tokenize),
-        cmocka_unit_test(test_inspect),
+        cmocka_unit_test(test_inspect),     cmocka_unit_test(test_bench_pool),
     };
 
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -258,19 +258,40 @@ struct run_policy run_slots_policy(const struct run_slots *s)
 
 void run_slots_stats(const struct run_slots *s, struct run_slots_stats *out)
 {
-    const struct run_slots_counts *c = &s->cold, *w = &s->warm;
+    *out = (struct run_slots_stats){0};
+    run_slots_stats_add(
+        out,
+        &(struct run_slots_stats){
+            .cold = s->cold, .warm = s->warm, .prefill = s->prefill, .drops = s->drops, .placed = s->placed});
+}
 
-    *out = (struct run_slots_stats){
-        .cold = *c, .warm = *w, .prefill = s->prefill, .drops = s->drops, .placed = s->placed};
-    out->total = (struct run_slots_counts){
-        .tokens = c->tokens + w->tokens,
-        .visits = c->visits + w->visits,
-        .hits = c->hits + w->hits,
-        .misses = c->misses + w->misses,
-        .evictions = c->evictions + w->evictions,
-        .blocking_visits = c->blocking_visits + w->blocking_visits,
-        .reuploads = c->reuploads + w->reuploads,
-    };
+static void add_counts(struct run_slots_counts *a, const struct run_slots_counts *b)
+{
+    a->tokens += b->tokens;
+    a->visits += b->visits;
+    a->hits += b->hits;
+    a->misses += b->misses;
+    a->evictions += b->evictions;
+    a->blocking_visits += b->blocking_visits;
+    a->reuploads += b->reuploads;
+}
+
+void run_slots_stats_add(struct run_slots_stats *a, const struct run_slots_stats *b)
+{
+    struct run_slots_prefill *p = &a->prefill;
+
+    add_counts(&a->cold, &b->cold);
+    add_counts(&a->warm, &b->warm);
+    a->total = a->cold;
+    add_counts(&a->total, &a->warm);
+    p->chunks += b->prefill.chunks;
+    p->tokens += b->prefill.tokens;
+    p->hits += b->prefill.hits;
+    p->loads += b->prefill.loads;
+    p->evictions += b->prefill.evictions;
+    p->displaced += b->prefill.displaced;
+    a->drops += b->drops;
+    a->placed += b->placed;
 }
 
 static void vacate(struct run_slots *s, uint32_t slot)

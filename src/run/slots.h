@@ -101,6 +101,8 @@ const uint32_t *run_slots_owners(const struct run_slots *s);
 uint32_t run_slots_count(const struct run_slots *s);    /* n_slots */
 uint32_t run_slots_resident(const struct run_slots *s); /* occupied slots */
 void run_slots_stats(const struct run_slots *s, struct run_slots_stats *out);
+/* Adds b, with total made from cold and warm. */
+void run_slots_stats_add(struct run_slots_stats *a, const struct run_slots_stats *b);
 /* The policy at work: no half-life 0, LAYER where slots belong to layers. */
 struct run_policy run_slots_policy(const struct run_slots *s);
 
@@ -125,12 +127,13 @@ void run_slots_drop(struct run_slots *s, uint32_t layer, uint32_t expert);
  * most max(RUN_BORROW, share / 16) plus those outscored; in GLOBAL scope the next layer borrows the same
  * slots again, since what passed through scores lowest. */
 
-#define RUN_BORROW 4
+#define RUN_BORROW      4
+#define RUN_SEED_TOKENS 64
 
 /* n_tokens of the chunk; the clock moves on by as many at chunk_end. */
 void run_slots_chunk_begin(struct run_slots *s, uint32_t n_tokens);
 /* The choices of the last n tokens of the chunk at this layer, (n, k) pairs; before the layer's first wave.
- * They count as uses at their time. 64 is what the policy was measured with; n may be fewer than the chunk.
+ * They count as uses at their time. RUN_SEED_TOKENS is what the policy was measured with.
  */
 void run_slots_seed(struct run_slots *s, uint32_t layer, const uint32_t *sel, uint32_t n);
 /* The next wave: slots for absent experts that are needed and not done (bitmaps of ceil(n_experts / 32)
