@@ -142,8 +142,21 @@ VKMOE_API const struct vkmoe_device_info *vkmoe_device_facts(const vkmoe_device 
 struct vkmoe_model;
 typedef struct vkmoe_model vkmoe_model;
 
+/* Budgets of the expert pool: bytes of slots, staging and tables, or one of these. */
+#define VKMOE_POOL_AUTO 0          /* every expert where it fits, else what the device has free */
+#define VKMOE_POOL_ALL  UINT64_MAX /* every expert, or an error */
+
+struct vkmoe_session_params;
+
 struct vkmoe_model_params {
     bool lazy_experts; /* load each expert when a token first asks for it instead of all at the start */
+    uint64_t pool_bytes;
+    /* "lru", "lfu", "decay" or "decay:48" (half-life in tokens), each with "/layer" or "/global" behind it
+     * or without; NULL: the default */
+    const char *pool_policy;
+    const char *warm_start; /* file of vkmoe_model_save_hot: experts to begin with when not all fit; NULL */
+    const struct vkmoe_session_params *session; /* the pool leaves room for one such session; NULL: default */
+    bool check_slots; /* debug: after every load slots are compared with the file, on the device */
     void (*progress)(void *user, uint64_t done_bytes, uint64_t total_bytes); /* NULL: none */
     void *progress_user;
 };
@@ -171,10 +184,52 @@ VKMOE_API void vkmoe_model_close(vkmoe_model *model);
 VKMOE_API const struct vkmoe_model_info *vkmoe_model_facts(const vkmoe_model *model);
 
 struct vkmoe_model_stats {
-    uint64_t uploads, uploaded_bytes; /* experts brought to the device since opening */
+    uint64_t uploads, uploaded_bytes; /* experts brought to the device, with those at opening */
 };
 
 VKMOE_API void vkmoe_model_get_stats(const vkmoe_model *model, struct vkmoe_model_stats *stats);
+
+struct vkmoe_pool_counts { /* of decode */
+    uint64_t tokens;
+    uint64_t hits, misses;    /* routed experts chosen, by token and layer */
+    uint64_t evictions;
+    uint64_t uploaded_bytes;
+    uint64_t host_waits;      /* for the device */
+    uint64_t visits;          /* of a layer by a token */
+    uint64_t blocking_visits; /* with at least one miss */
+    uint64_t reuploads;       /* misses of experts evicted fewer than 8 tokens before */
+};
+
+struct vkmoe_pool_prefill {
+    uint64_t chunks, tokens;
+    uint64_t hits, loads; /* experts that a chunk needed in a layer: resident before, and not */
+    uint64_t evictions;
+    uint64_t displaced; /* experts evicted that were resident when their chunk began */
+    uint64_t uploaded_bytes, host_waits;
+};
+
+struct vkmoe_pool_stats {
+    uint32_t slots, resident, segments;
+    uint64_t slot_bytes, budget_bytes;
+    uint64_t slots_bytes, staging_bytes, table_bytes; /* in use, by purpose */
+    bool holds_all;                                   /* a slot for every expert: nothing is ever evicted */
+    char policy[32];
+    struct vkmoe_pool_counts total, cold, warm; /* cold: the first 32 tokens */
+    struct vkmoe_pool_prefill prefill;
+};
+
+VKMOE_API void vkmoe_model_get_pool(const vkmoe_model *model, struct vkmoe_pool_stats *stats);
+
+/* Holds the pool to another budget, between feeds: whole segments are freed or made.
+ *
+ * Errors: VKMOE_ERR_LIMIT below the smallest pool that works, VKMOE_ERR_UNSUPPORTED where the device gives
+ * each layer segments of its own; the pool is then as it was. */
+VKMOE_API enum vkmoe_status vkmoe_model_resize_pool(vkmoe_model *model, uint64_t pool_bytes,
+                                                    struct vkmoe_err *err);
+
+/* Writes which experts were used most, best first, for warm_start of the same model. */
+VKMOE_API enum vkmoe_status vkmoe_model_save_hot(const vkmoe_model *model, const char *path,
+                                                 struct vkmoe_err *err);
 
 /* True for tokens that end a text. */
 VKMOE_API bool vkmoe_token_is_end(const vkmoe_model *model, int32_t token);
@@ -231,6 +286,15 @@ VKMOE_API enum vkmoe_status vkmoe_session_feed_all(vkmoe_session *ses, const int
  * next call on it. */
 VKMOE_API const float *vkmoe_session_logits(const vkmoe_session *ses);
 
+/* What the router chose at one layer for the tokens [pos, pos + n_tokens): (n_tokens, n_experts_used) pairs
+ * of a routed expert's id (UINT32_MAX: fewer were allowed) and the bits of its float32 weight, by falling
+ * weight. Layers come in order. Valid during the call. */
+typedef void (*vkmoe_route_fn)(void *user, uint32_t layer, uint32_t pos, uint32_t n_tokens,
+                               const uint32_t *pairs);
+
+/* fn NULL: no more calls. */
+VKMOE_API void vkmoe_session_on_route(vkmoe_session *ses, vkmoe_route_fn fn, void *user);
+
 VKMOE_API uint32_t vkmoe_session_position(const vkmoe_session *ses);
 VKMOE_API uint32_t vkmoe_session_n_ctx(const vkmoe_session *ses);
 
@@ -240,6 +304,7 @@ VKMOE_API void vkmoe_session_reset(vkmoe_session *ses);
 struct vkmoe_session_stats {
     /* queue submits, host waits, and submits that stopped at an absent expert */
     uint64_t submits, waits, halts;
+    uint64_t overlapped; /* submits among them that ran resident experts while absent ones were read */
     uint64_t kv_bytes, state_bytes; /* on the device */
 };
 

@@ -1,8 +1,8 @@
 // variants: sg=USE_SUBGROUP arr=SEG_ARRAY sg_arr=USE_SUBGROUP,SEG_ARRAY
-/* y[t * K_USED + j] = down h[t * K_USED + j] for the expert of rank j, sums in f32; combine weighs and adds
- * the rows.
+/* y[t * K_USED + j] = down h[t * K_USED + j] for the expert in the slot of rank j, sums in f32; combine
+ * weighs and adds the rows.
  * Grid: (ceil(DIM / ROWS), K_USED, n_tokens); a workgroup takes ROWS rows.
- * Binding 4: the segment p.seg, other slots are skipped; with SEG_ARRAY all segments. Test:
+ * Binding 3: the segment p.seg, other slots are skipped; with SEG_ARRAY all segments. Test:
  * test_kernels_moe. */
 #version 450
 #extension GL_GOOGLE_include_directive : require
@@ -17,11 +17,11 @@ layout(local_size_x_id = 0) in;
 layout(push_constant) uniform Push { push_expert p; };
 
 layout(std430, set = 0, binding = 0) readonly restrict buffer H { float data[]; } h;
-layout(std430, set = 0, binding = 1) readonly restrict buffer Sel { uint data[]; } sel;
-layout(std430, set = 0, binding = 2) readonly restrict buffer Table { uint data[]; } table;
-layout(std430, set = 0, binding = 3) writeonly restrict buffer Y { float data[]; } y;
+/* slot of each rank, NONE: nothing to do */
+layout(std430, set = 0, binding = 1) readonly restrict buffer Ranks { uint data[]; } ranks;
+layout(std430, set = 0, binding = 2) writeonly restrict buffer Y { float data[]; } y;
 
-#define SEG_BINDING 4
+#define SEG_BINDING 3
 #include "lib/segment.glsl"
 #define LOAD_X(i) h.data[i]
 #include "lib/rows.glsl"
@@ -30,14 +30,11 @@ void main()
 {
     uint row0 = gl_WorkGroupID.x * ROWS;
     uint pair = gl_WorkGroupID.z * K_USED + gl_WorkGroupID.y;
-    uint expert = sel.data[2u * pair];
     uint base;
     row_team team = rows_team();
     vec4 lo = vec4(0.0), hi = vec4(0.0);
 
-    if (expert == NONE || team.idle)
-        return;
-    if (!segment_open(table.data[p.layer * N_EXPERTS + expert], base))
+    if (team.idle || !segment_open(ranks.data[pair], base))
         return;
     for (uint unit = team.lane; unit < (FF + 7u) / 8u; unit += team.lanes) {
         vec8 v = load_x8(pair * FF, unit, FF);

@@ -1,7 +1,7 @@
 // variants: sg=USE_SUBGROUP arr=SEG_ARRAY sg_arr=USE_SUBGROUP,SEG_ARRAY
-/* h[t * K_USED + j] = silu(gate x[t]) * (up x[t]) for the expert of rank j, sums in f32.
+/* h[t * K_USED + j] = silu(gate x[t]) * (up x[t]) for the expert in the slot of rank j, sums in f32.
  * Grid: (ceil(FF / ROWS), K_USED, n_tokens); a workgroup takes ROWS rows of gate and of up.
- * Binding 4: the segment p.seg, other slots are skipped; with SEG_ARRAY all segments. Test:
+ * Binding 3: the segment p.seg, other slots are skipped; with SEG_ARRAY all segments. Test:
  * test_kernels_moe. */
 #version 450
 #extension GL_GOOGLE_include_directive : require
@@ -16,11 +16,11 @@ layout(local_size_x_id = 0) in;
 layout(push_constant) uniform Push { push_expert p; };
 
 layout(std430, set = 0, binding = 0) readonly restrict buffer X { float data[]; } x;
-layout(std430, set = 0, binding = 1) readonly restrict buffer Sel { uint data[]; } sel;
-layout(std430, set = 0, binding = 2) readonly restrict buffer Table { uint data[]; } table;
-layout(std430, set = 0, binding = 3) writeonly restrict buffer H { float data[]; } h;
+/* slot of each rank, NONE: nothing to do */
+layout(std430, set = 0, binding = 1) readonly restrict buffer Ranks { uint data[]; } ranks;
+layout(std430, set = 0, binding = 2) writeonly restrict buffer H { float data[]; } h;
 
-#define SEG_BINDING 4
+#define SEG_BINDING 3
 #include "lib/segment.glsl"
 #define LOAD_X(i) x.data[i]
 #include "lib/rows.glsl"
@@ -31,14 +31,11 @@ void main()
     uint row0 = gl_WorkGroupID.x * ROWS;
     uint t = gl_WorkGroupID.z;
     uint pair = t * K_USED + gl_WorkGroupID.y;
-    uint expert = sel.data[2u * pair];
     uint base;
     row_team team = rows_team();
     vec4 gate_lo = vec4(0.0), gate_hi = vec4(0.0), up_lo = vec4(0.0), up_hi = vec4(0.0);
 
-    if (expert == NONE || team.idle)
-        return;
-    if (!segment_open(table.data[p.layer * N_EXPERTS + expert], base))
+    if (team.idle || !segment_open(ranks.data[pair], base))
         return;
     for (uint unit = team.lane; unit < (DIM + 7u) / 8u; unit += team.lanes) {
         vec8 v = load_x8(t * DIM, unit, DIM);

@@ -1,7 +1,7 @@
 /* Sorts the (token, rank) pairs of a chunk by expert and cuts each expert's list into tiles of at most
  * TILE_TOKENS pairs with the expert's slot. The dispatches [tiles0, tiles0 + n_tiles) get one workgroup row
- * per tile. If an expert that is needed has no slot, the chunk halts as in resolve. Within an expert the
- * order of pairs is not fixed; no result depends on it.
+ * per tile. An expert without a slot halts the chunk; a partial step runs those that have one (as resolve).
+ * Within an expert the order of pairs is not fixed; no result depends on it.
  * Grid: one workgroup. Test: test_kernels_step. */
 #version 450
 #extension GL_GOOGLE_include_directive : require
@@ -20,11 +20,13 @@ layout(std430, set = 0, binding = 3) writeonly restrict buffer Tiles { uint data
 layout(std430, set = 0, binding = 4) writeonly restrict buffer Pairs { uint data[]; } pairs;
 layout(std430, set = 0, binding = 5) writeonly restrict buffer Mail { uint data[]; } mail;
 layout(std430, set = 0, binding = 6) writeonly restrict buffer Args { uint data[]; } args;
+layout(std430, set = 0, binding = 7) writeonly restrict buffer Routes { uint data[]; } routes;
 
 #include "lib/resolve.glsl"
 
 shared uint count[N_EXPERTS];      /* pairs of each expert */
 shared uint next_pair[N_EXPERTS];  /* where its next pair goes */
+shared uint slots[N_EXPERTS];      /* NONE: no tiles */
 shared uint first_tile[N_EXPERTS];
 shared uint n_all_tiles;
 
@@ -37,6 +39,13 @@ void count_pairs(uint n_pairs)
     }
 }
 
+/* Notes who is absent, too. */
+void find_slots()
+{
+    for (uint e = gl_LocalInvocationIndex; e < N_EXPERTS; e += WG)
+        slots[e] = count[e] == 0u ? NONE : slot_to_run(e);
+}
+
 void place_experts()
 {
     uint pair = 0u, tile = 0u;
@@ -44,22 +53,19 @@ void place_experts()
         next_pair[e] = pair;
         first_tile[e] = tile;
         pair += count[e];
-        tile += (count[e] + TILE_TOKENS - 1u) / TILE_TOKENS;
+        if (slots[e] != NONE)
+            tile += (count[e] + TILE_TOKENS - 1u) / TILE_TOKENS;
     }
     n_all_tiles = tile;
 }
 
-/* Also notes who is absent. */
 void write_tiles()
 {
     for (uint e = gl_LocalInvocationIndex; e < N_EXPERTS; e += WG) {
-        uint n = count[e];
-        uint slot = table.data[p.layer * N_EXPERTS + e];
-        if (n != 0u && slot == NONE)
-            missing_add(e);
+        uint n = slots[e] == NONE ? 0u : count[e];
         for (uint i = 0u; i < n; i += TILE_TOKENS) {
             uint at = (first_tile[e] + i / TILE_TOKENS) * TILE_WORDS;
-            tiles.data[at + TILE_SLOT] = slot;
+            tiles.data[at + TILE_SLOT] = slots[e];
             tiles.data[at + TILE_FIRST] = next_pair[e] + i;
             tiles.data[at + TILE_COUNT] = min(n - i, TILE_TOKENS);
             tiles.data[at + TILE_EXPERT] = e;
@@ -77,6 +83,9 @@ void main()
     missing_clear();
     barrier();
     count_pairs(n_pairs);
+    tell_routes(n_pairs);
+    barrier();
+    find_slots();
     barrier();
     if (lane == 0u)
         place_experts();
@@ -89,10 +98,13 @@ void main()
             pairs.data[atomicAdd(next_pair[expert], 1u)] = i;
     }
     uint n = missing_count();
-    if (n != 0u) {
-        halt(p.layer, p.next, n);
+    bool partial = state.data[STEP_PARTIAL] != 0u;
+    if (n != 0u && !partial) {
+        halt(n);
         return;
     }
     for (uint i = lane; i < p.n_tiles; i += WG)
         args.data[(p.tiles0 + i) * 3u + 1u] = n_all_tiles;
+    if (partial)
+        stop_at(p.after);
 }

@@ -9,6 +9,7 @@
 
 #define N_PROMPT 6
 
+static const struct run_model_params lazy = {.lazy = true};
 static const int32_t text[] = {4094, 318, 1200, 75, 2046, 901, 33, 3471, 250, 1999, 640, 88};
 
 static struct device_case base; /* a device without a model */
@@ -33,7 +34,7 @@ static void open_on_base(struct device_case *c, const char *path)
     struct vkmoe_err err = {0};
 
     *c = (struct device_case){.inst = base.inst, .dev = base.dev};
-    test_ok(run_model_open(&c->model, base.dev, path, true, NULL, &err), &err);
+    test_ok(run_model_open(&c->model, base.dev, path, &lazy, NULL, &err), &err);
 }
 
 static const char *model_path(void)
@@ -99,7 +100,7 @@ static enum vkmoe_status live(struct life *l, struct vkmoe_err *err)
     l->used = 0;
     if (!l->dev)
         TRY(gpu_device_open(&own, base.inst, gpu_device_info(base.dev)->index, &dp, err));
-    TRY(run_model_open(&m, own ? own : l->dev, model_path(), true, NULL, err));
+    TRY(run_model_open(&m, own ? own : l->dev, model_path(), &lazy, NULL, err));
     TRY(run_session_create(&s, m, &sp, err));
     TRY(run_session_feed(s, text, N_PROMPT, NULL, NULL, err));
     TRY(run_session_feed(s, text + N_PROMPT, 1, NULL, NULL, err));
@@ -114,13 +115,16 @@ done:
 
 static void fail_at(struct life *l, long n)
 {
-    long blocks = cor_alloc_live();
+    long blocks = cor_alloc_live(), made;
     struct vkmoe_err err = {0};
     enum vkmoe_status st;
 
     arm(l->fault, n);
     st = live(l, &err);
+    made = l->used;
     arm(l->fault, 0);
+    if (st == VKMOE_OK && made < n) /* copies share submits as reads come in: their number differs a little */
+        return;
     if (st != faults[l->fault].st)
         fail_msg("%s %ld fails: %s: %s", faults[l->fault].name, n, vkmoe_status_text(st), err.message);
     check_line(&err);
@@ -388,7 +392,7 @@ static void test_truncated(void **state)
         struct run_model *m;
 
         copy_write(&k, n);
-        assert_int_not_equal(run_model_open(&m, base.dev, k.path, false, NULL, &err), VKMOE_OK);
+        assert_int_not_equal(run_model_open(&m, base.dev, k.path, NULL, NULL, &err), VKMOE_OK);
         assert_null(m);
         check_line(&err);
         assert_non_null(strstr(err.message, k.path));

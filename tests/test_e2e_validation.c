@@ -119,7 +119,7 @@ static void keep_message(void *user, enum vkmoe_log_level level, const char *lin
     snprintf(seen->last, sizeof(seen->last), "%s", line);
 }
 
-/* Messages of a session that reads one token with barrier `skip` left out (-1: none). */
+/* Messages of a session that reads a token from each step buffer with barrier `skip` left out (-1: none). */
 static struct seen run_without(struct device_case *c, int32_t skip, uint32_t *barriers)
 {
     const struct run_session_params one = {.n_ctx = 4, .chunk = 1}; /* only the token program is recorded */
@@ -131,7 +131,8 @@ static struct seen run_without(struct device_case *c, int32_t skip, uint32_t *ba
     s = device_session(c, &one);
     *barriers = gpu_device_barriers_recorded(c->dev);
     gpu_device_set_skip_barrier(c->dev, -1);
-    device_feed(s, &separator, 1);
+    for (uint32_t i = 0; i < GPU_IN_FLIGHT; i++)
+        device_feed(s, &separator, 1);
     run_session_destroy(s);
     return seen;
 }
@@ -169,10 +170,10 @@ static void check_seen(const char *caps)
                   n, step, at_submit);
     assert_int_equal(missed, 0);
     assert_true(n > 50);
-    /* publish, embedding, and two parts per layer end with a barrier that only queue-submit validation can
-     * miss. */
+    /* Each publish, embedding, and two parts per layer end with a barrier that only queue-submit validation
+     * can miss. */
     if (step == 1)
-        assert_int_equal(at_submit, 2 + 2 * c.model->mdl->config.n_layers);
+        assert_int_equal(at_submit, GPU_IN_FLIGHT + 1 + 2 * c.model->mdl->config.n_layers);
     assert_true(at_submit > 0);
     device_close(&c);
 }

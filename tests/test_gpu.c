@@ -362,7 +362,7 @@ static void pipelines(void **state)
     assert_int_equal(gpu_pipeline_get(&q, dev, GPU_K_argmax, &wide, sizeof(wide), 1, &err), VKMOE_ERR_LIMIT);
     gpu_device_close(dev);
     dev = open_device("buffers=8");
-    assert_int_equal(gpu_pipeline_get(&q, dev, GPU_K_expert_down_arr, &ex, sizeof(ex), 5, &err),
+    assert_int_equal(gpu_pipeline_get(&q, dev, GPU_K_expert_down_arr, &ex, sizeof(ex), 6, &err),
                      VKMOE_ERR_LIMIT);
     assert_non_null(strstr(err.message, "9 storage buffers"));
     gpu_device_close(dev);

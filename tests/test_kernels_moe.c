@@ -20,7 +20,7 @@ enum { EXPERTS = 9, SEGS = 3, PER_SEG = 3, MAX_TILES = 64 };
 struct pool {
     struct spec_expert spec;
     struct kt_matrix gate[EXPERTS], up[EXPERTS], down[EXPERTS];
-    uint32_t table[2 * EXPERTS]; /* layer 1 counts */
+    uint32_t slot[EXPERTS];
     uint8_t *segs[SEGS];
     size_t seg_bytes;
 };
@@ -48,8 +48,7 @@ static void pool_make(struct pool *p, const struct expert_case *c)
         memcpy(at, p->gate[e].bytes, (size_t)p->gate[e].row_bytes * c->ff);
         memcpy(at + up_off, p->up[e].bytes, (size_t)p->up[e].row_bytes * c->ff);
         memcpy(at + down_off, p->down[e].bytes, (size_t)p->down[e].row_bytes * c->dim);
-        p->table[e] = 1000000;
-        p->table[EXPERTS + e] = slot;
+        p->slot[e] = slot;
     }
 }
 
@@ -64,23 +63,23 @@ static void pool_free(struct pool *p)
         cor_free(p->segs[i]);
 }
 
-/* One step of the experts with every module that can do it: all segments as an array, or one dispatch for
- * each. */
-static void expert_run(enum gpu_kernel k, bool array, const struct pool *p, const struct kt_buf head[4],
-                       uint32_t x, uint32_t y, uint32_t z)
+/* One step of the experts: all segments as an array, or one dispatch for each. head: the n buffers before
+ * the segments. */
+static void expert_run(enum gpu_kernel k, bool array, const struct pool *p, const struct kt_buf *head,
+                       uint32_t n, uint32_t x, uint32_t y, uint32_t z)
 {
     struct spec_expert spec = p->spec;
     struct kt_buf bufs[4 + SEGS];
 
     spec.n_segs = array ? SEGS : 1;
-    memcpy(bufs, head, 4 * sizeof(*bufs));
+    memcpy(bufs, head, n * sizeof(*bufs));
     for (uint32_t i = 0; i < SEGS; i++)
-        bufs[array ? 4 + i : 4] = (struct kt_buf){p->segs[i], p->seg_bytes, KT_IN, false};
+        bufs[array ? n + i : n] = (struct kt_buf){p->segs[i], p->seg_bytes, KT_IN, false};
     for (uint32_t seg = 0; seg < (array ? 1 : SEGS); seg++) {
-        const struct push_expert push = {1, array ? 12345 : seg};
+        const struct push_expert push = {array ? 12345 : seg};
 
-        bufs[4].data = p->segs[seg];
-        kt_run(k, &spec, sizeof(spec), array ? SEGS : 1, &push, bufs, array ? 4 + SEGS : 5, x, y, z);
+        bufs[n].data = p->segs[seg];
+        kt_run(k, &spec, sizeof(spec), array ? SEGS : 1, &push, bufs, array ? n + SEGS : n + 1, x, y, z);
     }
 }
 
@@ -88,8 +87,8 @@ struct expert_data {
     const struct expert_case *c;
     struct pool pool;
     uint32_t n_pairs, n_tiles;
-    uint32_t *sel, *tiles, *pairs;
-    float *x, *h, *y, *h_in; /* h_in: input of down */
+    uint32_t *sel, *ranks, *tiles, *pairs; /* ranks: slot of each pair */
+    float *x, *h, *y, *h_in;               /* h_in: input of down */
     double *want_h, *want_y;
 };
 
@@ -106,7 +105,7 @@ static void make_tiles(struct expert_data *d)
                 continue;
             if (!d->n_tiles || tile[TILE_EXPERT - TILE_WORDS] != e ||
                 tile[TILE_COUNT - TILE_WORDS] == TILE_TOKENS) {
-                tile[TILE_SLOT] = d->pool.table[EXPERTS + e];
+                tile[TILE_SLOT] = d->pool.slot[e];
                 tile[TILE_FIRST] = n;
                 tile[TILE_EXPERT] = e;
                 d->n_tiles++;
@@ -124,6 +123,7 @@ static void expert_make(struct expert_data *d, const struct expert_case *c)
     d->n_pairs = c->n_tokens * c->k;
     pool_make(&d->pool, c);
     d->sel = kt_words((size_t)d->n_pairs * 2);
+    d->ranks = kt_words(d->n_pairs);
     d->tiles = kt_words((size_t)MAX_TILES * TILE_WORDS);
     d->pairs = kt_words(d->n_pairs);
     d->x = kt_floats((size_t)c->n_tokens * c->dim);
@@ -135,6 +135,8 @@ static void expert_make(struct expert_data *d, const struct expert_case *c)
     /* With many tokens some experts are empty. */
     kt_choose(d->sel, c->n_tokens, c->n_tokens > 20 ? c->k + 1 : EXPERTS, c->k, c->k > 1);
     make_tiles(d);
+    for (uint32_t i = 0; i < d->n_pairs; i++) /* one of them is left out, as if it had run before */
+        d->ranks[i] = d->sel[2 * i] == NONE || i == 4 ? NONE : d->pool.slot[d->sel[2 * i]];
     for (uint32_t i = 0; i < d->n_pairs; i++) {
         uint32_t e = d->sel[2 * i];
 
@@ -155,6 +157,7 @@ static void expert_free(struct expert_data *d)
 {
     pool_free(&d->pool);
     cor_free(d->sel);
+    cor_free(d->ranks);
     cor_free(d->tiles);
     cor_free(d->pairs);
     cor_free(d->x);
@@ -179,22 +182,27 @@ static void expert_step(struct expert_data *d, enum gpu_kernel k, bool down, boo
     size_t n_in = down ? (size_t)d->n_pairs * c->ff : (size_t)c->n_tokens * c->dim,
            n_out = (size_t)d->n_pairs * rows;
     float *out = down ? d->y : d->h;
-    const struct kt_buf head[4] = {
-        {down ? d->h_in : d->x, n_in * 4, KT_IN, false},
-        {many ? d->tiles : d->sel, (size_t)(many ? d->n_tiles * TILE_WORDS : d->n_pairs * 2) * 4, KT_IN,
-         false},
-        {many ? d->pairs : d->pool.table, (size_t)(many ? d->n_pairs : 2 * EXPERTS) * 4, KT_IN, false},
-        {out, n_out * 4, KT_INOUT, false}};
+    const struct kt_buf in = {down ? d->h_in : d->x, n_in * 4, KT_IN, false};
+    const struct kt_buf result = {out, n_out * 4, KT_INOUT, false};
+    const struct kt_buf one[] = {in, {d->ranks, (size_t)d->n_pairs * 4, KT_IN, false}, result};
+    const struct kt_buf tiles[] = {in,
+                                   {d->tiles, (size_t)d->n_tiles * TILE_WORDS * 4, KT_IN, false},
+                                   {d->pairs, (size_t)d->n_pairs * 4, KT_IN, false},
+                                   result};
+    double *want = down ? d->want_y : d->want_h;
     char what[128];
 
     if (!kt_usable(k))
         return;
     poison(out, n_out);
-    expert_run(k, array, &d->pool, head, (rows + per_group - 1) / per_group, many ? d->n_tiles : c->k,
-               many ? 1 : c->n_tokens);
+    for (uint32_t i = 0; !many && i < d->n_pairs; i++) /* not run: not written */
+        for (uint32_t r = 0; d->ranks[i] == NONE && r < rows; r++)
+            want[(size_t)i * rows + r] = NAN;
+    expert_run(k, array, &d->pool, many ? tiles : one, many ? 4 : 3, (rows + per_group - 1) / per_group,
+               many ? d->n_tiles : c->k, many ? 1 : c->n_tokens);
     snprintf(what, sizeof(what), "%s: dim %u, ff %u, formats %d %d %d", gpu_kernel_info(k)->name, c->dim,
              c->ff, (int)c->gate, (int)c->up, (int)c->down);
-    kt_close(what, out, down ? d->want_y : d->want_h, n_out, KT_NMSE, KT_LARGEST);
+    kt_close(what, out, want, n_out, KT_NMSE, KT_LARGEST);
 }
 
 static const struct expert_case cases[] = {

@@ -265,140 +265,212 @@ static void test_router_carve(void **unused)
 /* ---- resolve and group
  * -------------------------------------------------------------------------------------- */
 
-enum { DISPATCHES = 20, NEXT = 6, TILES0 = 7, N_TILES = 3 };
+enum { DISPATCHES = 20, NEXT = 6, TILES0 = 7, N_TILES = 3, AFTER = 14, CHUNK_EXTRA = 3, STEP_LAYER = 1 };
 
-/* Mailbox and arguments after a run: halted for `missing`, or as they were. */
-static void check_halt(const uint32_t *mail, const uint32_t *args, uint32_t layer, const uint32_t *missing,
-                       bool tiles, uint32_t n_tiles)
+/* What a case does: experts that are absent, that an earlier submit has done, and a partial step. */
+struct halt_case {
+    bool absent, done, partial;
+};
+
+/* Experts of layer STEP_LAYER: who is absent (every third), who is done (every fourth). */
+struct halt_run {
+    struct halt_case c;
+    uint32_t n_experts, k, n_tokens, n_pairs, chunk, n_routes;
+    uint32_t *state, *sel, *table, *routes;
+    uint32_t mail[MAIL_WORDS], args[DISPATCHES * 3], missing[MAX_EXPERTS / 32];
+};
+
+static bool is_done(const struct halt_run *r, uint32_t e)
 {
-    uint32_t n = 0;
+    return r->c.done && e % 4 == 1;
+}
+
+/* Slot that the submit runs the expert from. */
+static uint32_t slot_of(const struct halt_run *r, uint32_t e)
+{
+    return is_done(r, e) ? NONE : r->table[r->n_experts + e];
+}
+
+static void halt_make(struct halt_run *r, struct halt_case c, uint32_t n_tokens, uint32_t n_experts,
+                      uint32_t k)
+{
+    memset(r, 0, sizeof(*r));
+    r->c = c;
+    r->n_experts = n_experts;
+    r->k = k;
+    r->n_tokens = n_tokens;
+    r->n_pairs = n_tokens * k;
+    r->chunk = n_tokens + CHUNK_EXTRA;
+    r->n_routes = (STEP_LAYER + 1) * r->chunk * k * 2;
+    r->state = kt_state(n_tokens, 0, 0, 1);
+    r->state[STEP_CHUNK] = r->chunk;
+    r->state[STEP_PARTIAL] = c.partial;
+    r->state[STEP_DONE_LAYER] = c.done ? STEP_LAYER : STEP_LAYER + 1; /* another layer's say nothing here */
+    r->sel = kt_words((size_t)r->n_pairs * 2);
+    r->table = kt_words((size_t)n_experts * 2);
+    r->routes = kt_words(r->n_routes);
+    for (uint32_t e = 0; e < n_experts; e++) {
+        r->table[e] = NONE; /* another layer's */
+        r->table[n_experts + e] = c.absent && e % 3 == 0 ? NONE : n_experts - e;
+        if (e % 4 == 1)
+            r->state[STEP_DONE + e / 32] |= 1u << (e % 32);
+    }
+    for (uint32_t i = 0; i < MAIL_WORDS; i++)
+        r->mail[i] = 77;
+    for (uint32_t i = 0; i < DISPATCHES * 3; i++)
+        r->args[i] = 1000 + i;
+}
+
+static void find_missing(struct halt_run *r)
+{
+    for (uint32_t i = 0; i < r->n_pairs; i++) {
+        uint32_t e = r->sel[2 * i];
+
+        if (e != NONE && !is_done(r, e) && r->table[r->n_experts + e] == NONE)
+            r->missing[e / 32] |= 1u << (e % 32);
+    }
+}
+
+static void halt_free(struct halt_run *r)
+{
+    cor_free(r->state);
+    cor_free(r->sel);
+    cor_free(r->table);
+    cor_free(r->routes);
+}
+
+/* Mailbox and arguments after a run: halted for `missing`, stopped before AFTER, or as they were; the choices
+ * told. */
+static void check_halt(const struct halt_run *r, bool tiles, uint32_t n_tiles)
+{
+    uint32_t n = 0, from = STEP_LAYER * r->chunk * r->k * 2, end = DISPATCHES;
 
     for (uint32_t i = 0; i < MAX_EXPERTS; i++)
-        n += missing[i / 32] >> (i % 32) & 1;
-    assert_int_equal(mail[MAIL_LAYER], n ? layer : 77);
-    assert_int_equal(mail[MAIL_N_MISSING], n ? n : 77);
+        n += r->missing[i / 32] >> (i % 32) & 1;
+    if (r->c.partial) {
+        n = 0; /* nobody halts */
+        end = AFTER;
+    } else if (n) {
+        end = NEXT;
+    }
+    assert_int_equal(r->mail[MAIL_LAYER], n ? STEP_LAYER : 77);
+    assert_int_equal(r->mail[MAIL_N_MISSING], n ? n : 77);
     for (uint32_t i = 0; i < MAX_EXPERTS / 32; i++)
-        assert_int_equal(mail[MAIL_MISSING + i], n ? missing[i] : 77);
+        assert_int_equal(r->mail[MAIL_MISSING + i], n ? r->missing[i] : 77);
     for (uint32_t i = 0; i < DISPATCHES * 3; i++) {
         uint32_t want = 1000 + i, d = i / 3;
 
-        if (n && d >= NEXT)
+        if (d >= end)
             want = 0;
         else if (tiles && d >= TILES0 && d < TILES0 + N_TILES && i % 3 == 1)
             want = n_tiles;
-        assert_int_equal(args[i], want);
+        assert_int_equal(r->args[i], want);
     }
+    for (uint32_t i = 0; i < r->n_routes; i++)
+        assert_int_equal(r->routes[i], i >= from && i < from + 2 * r->n_pairs ? r->sel[i - from] : KT_POISON);
 }
 
-static void halt_start(uint32_t *mail, uint32_t *args)
-{
-    for (uint32_t i = 0; i < MAIL_WORDS; i++)
-        mail[i] = 77;
-    for (uint32_t i = 0; i < DISPATCHES * 3; i++)
-        args[i] = 1000 + i;
-}
-
-static void resolve_case(uint32_t n_experts, uint32_t k, uint32_t n_missing, bool hole)
+static void resolve_case(struct halt_case c, uint32_t n_experts, uint32_t k, bool hole)
 {
     const struct spec_resolve spec = {32, n_experts, k};
-    const struct push_resolve push = {1, NEXT};
-    uint32_t *table = kt_words((size_t)n_experts * 2), sel[MAX_TOP_K * 2], mail[MAIL_WORDS],
-             args[DISPATCHES * 3];
-    uint32_t missing[MAX_EXPERTS / 32] = {0};
-    struct kt_buf bufs[] = {{sel, (size_t)k * 8, KT_IN, false},
-                            {table, (size_t)n_experts * 8, KT_IN, false},
-                            {mail, sizeof(mail), KT_INOUT, true},
-                            {args, sizeof(args), KT_INOUT, true}};
+    const struct push_resolve push = {STEP_LAYER, NEXT, AFTER};
+    uint32_t ranks[MAX_TOP_K];
+    struct halt_run r;
 
-    kt_choose(sel, 1, n_experts, k, hole);
-    halt_start(mail, args);
-    for (uint32_t e = 0; e < n_experts; e++) {
-        table[e] = NONE; /* another layer's */
-        table[n_experts + e] = e * 3;
-    }
-    for (uint32_t j = 0; j < n_missing && sel[2 * j] != NONE; j++) {
-        table[n_experts + sel[2 * j]] = NONE;
-        missing[sel[2 * j] / 32] |= 1u << (sel[2 * j] % 32);
-    }
-    KT_RUN(GPU_K_resolve, spec, &push, bufs, 1, 1, 1);
-    check_halt(mail, args, 1, missing, false, 0);
-    cor_free(table);
+    halt_make(&r, c, 1, n_experts, k);
+    kt_choose(r.sel, 1, n_experts, k, hole);
+    find_missing(&r);
+    KT_RUN(GPU_K_resolve, spec, &push,
+           ((struct kt_buf[]){{r.state, (STEP_TOKENS + 1) * 4, KT_IN, false},
+                              {r.sel, (size_t)k * 8, KT_IN, false},
+                              {r.table, (size_t)n_experts * 8, KT_IN, false},
+                              {ranks, (size_t)k * 4, KT_OUT, false},
+                              {r.mail, sizeof(r.mail), KT_INOUT, true},
+                              {r.args, sizeof(r.args), KT_INOUT, true},
+                              {r.routes, (size_t)r.n_routes * 4, KT_OUT, true}}),
+           1, 1, 1);
+    check_halt(&r, false, 0);
+    for (uint32_t j = 0; j < k; j++)
+        assert_int_equal(ranks[j], r.sel[2 * j] == NONE ? NONE : slot_of(&r, r.sel[2 * j]));
+    halt_free(&r);
 }
+
+static const struct halt_case halt_cases[] = {
+    {false, false, false}, {true, false, false}, {true, false, true},
+    {false, true, false},  {true, true, false},  {true, true, true},
+};
 
 static void test_resolve(void **unused)
 {
     (void)unused;
-    resolve_case(1, 1, 0, false);
-    resolve_case(1, 1, 1, false);
-    resolve_case(127, 7, 0, true);
-    resolve_case(127, 7, 3, false);
-    resolve_case(512, 32, 31, true);
+    for (uint32_t i = 0; i < COR_COUNT(halt_cases); i++) {
+        resolve_case(halt_cases[i], 1, 1, false);
+        resolve_case(halt_cases[i], 127, 7, i % 2);
+        resolve_case(halt_cases[i], 512, 32, i % 2);
+    }
 }
 
-/* Every pair of every expert stands in exactly one of the expert's tiles. */
-static uint32_t check_tiles(const uint32_t *sel, uint32_t n_pairs, uint32_t n_experts, const uint32_t *slots,
-                            const uint32_t *tiles, const uint32_t *pairs)
+/* Every pair of every expert that runs stands in exactly one of the expert's tiles. Returns their number. */
+static uint32_t check_tiles(const struct halt_run *r, const uint32_t *tiles, const uint32_t *pairs)
 {
-    uint32_t n_tiles = 0, *seen = kt_words(n_pairs), first = 0;
+    uint32_t n_tiles = 0, *seen = kt_words(r->n_pairs), first = 0;
 
-    for (uint32_t e = 0; e < n_experts; e++) {
+    for (uint32_t e = 0; e < r->n_experts; e++) {
         uint32_t left = 0;
 
-        for (uint32_t i = 0; i < n_pairs; i++)
-            left += sel[2 * i] == e;
+        for (uint32_t i = 0; i < r->n_pairs; i++)
+            left += r->sel[2 * i] == e;
+        if (slot_of(r, e) == NONE) {
+            first += left;
+            continue;
+        }
         while (left) {
             const uint32_t *tile = tiles + (size_t)n_tiles++ * TILE_WORDS;
             uint32_t n = left < TILE_TOKENS ? left : TILE_TOKENS;
 
             assert_int_equal(tile[TILE_EXPERT], e);
-            assert_int_equal(tile[TILE_SLOT], slots[e]);
+            assert_int_equal(tile[TILE_SLOT], slot_of(r, e));
             assert_int_equal(tile[TILE_FIRST], first);
             assert_int_equal(tile[TILE_COUNT], n);
             for (uint32_t i = 0; i < n; i++, first++) {
-                assert_true(pairs[first] < n_pairs && sel[2 * pairs[first]] == e);
+                assert_true(pairs[first] < r->n_pairs && r->sel[2 * pairs[first]] == e);
                 assert_int_equal(seen[pairs[first]]++, 0);
             }
             left -= n;
         }
     }
-    for (uint32_t i = first; i < n_pairs; i++)
+    for (uint32_t i = first; i < r->n_pairs; i++)
         assert_int_equal(pairs[i], KT_POISON);
     cor_free(seen);
     return n_tiles;
 }
 
-static void group_case(uint32_t n_tokens, uint32_t n_experts, uint32_t k, uint32_t popular, bool absent)
+static void group_case(struct halt_case c, uint32_t n_tokens, uint32_t n_experts, uint32_t k,
+                       uint32_t popular)
 {
     const struct spec_resolve spec = {128, n_experts, k};
-    const struct push_group push = {1, NEXT, TILES0, N_TILES};
-    uint32_t n_pairs = n_tokens * k, max_tiles = n_pairs / TILE_TOKENS + n_experts;
-    uint32_t *state = kt_state(n_tokens, 0, 0, 1), *sel = kt_words((size_t)n_pairs * 2);
-    uint32_t *table = kt_words((size_t)n_experts * 2), *tiles = kt_words((size_t)max_tiles * TILE_WORDS);
-    uint32_t *pairs = kt_words(n_pairs), mail[MAIL_WORDS], args[DISPATCHES * 3],
-             missing[MAX_EXPERTS / 32] = {0};
-    struct kt_buf bufs[] = {{state, STEP_TOKENS * 4, KT_IN, false},
-                            {sel, (size_t)n_pairs * 8, KT_IN, false},
-                            {table, (size_t)n_experts * 8, KT_IN, false},
-                            {tiles, (size_t)max_tiles * TILE_WORDS * 4, KT_OUT, false},
-                            {pairs, (size_t)n_pairs * 4, KT_OUT, false},
-                            {mail, sizeof(mail), KT_INOUT, true},
-                            {args, sizeof(args), KT_INOUT, true}};
+    const struct push_group push = {STEP_LAYER, NEXT, AFTER, TILES0, N_TILES};
+    struct halt_run r;
+    uint32_t max_tiles, *tiles, *pairs;
 
-    kt_choose(sel, n_tokens, popular ? popular : n_experts, k, n_tokens > 1 && k > 1);
-    for (uint32_t e = 0; e < n_experts; e++) {
-        table[e] = NONE;
-        table[n_experts + e] = absent && e % 3 == 0 ? NONE : n_experts - e;
-    }
-    for (uint32_t i = 0; i < n_pairs; i++)
-        if (sel[2 * i] != NONE && table[n_experts + sel[2 * i]] == NONE)
-            missing[sel[2 * i] / 32] |= 1u << (sel[2 * i] % 32);
-    halt_start(mail, args);
-    KT_RUN(GPU_K_group, spec, &push, bufs, 1, 1, 1);
-    check_halt(mail, args, 1, missing, true,
-               check_tiles(sel, n_pairs, n_experts, table + n_experts, tiles, pairs));
-    cor_free(state);
-    cor_free(sel);
-    cor_free(table);
+    halt_make(&r, c, n_tokens, n_experts, k);
+    max_tiles = r.n_pairs / TILE_TOKENS + n_experts;
+    tiles = kt_words((size_t)max_tiles * TILE_WORDS);
+    pairs = kt_words(r.n_pairs);
+    kt_choose(r.sel, n_tokens, popular ? popular : n_experts, k, n_tokens > 1 && k > 1);
+    find_missing(&r);
+    KT_RUN(GPU_K_group, spec, &push,
+           ((struct kt_buf[]){{r.state, (STEP_TOKENS + 1) * 4, KT_IN, false},
+                              {r.sel, (size_t)r.n_pairs * 8, KT_IN, false},
+                              {r.table, (size_t)n_experts * 8, KT_IN, false},
+                              {tiles, (size_t)max_tiles * TILE_WORDS * 4, KT_OUT, false},
+                              {pairs, (size_t)r.n_pairs * 4, KT_OUT, false},
+                              {r.mail, sizeof(r.mail), KT_INOUT, true},
+                              {r.args, sizeof(r.args), KT_INOUT, true},
+                              {r.routes, (size_t)r.n_routes * 4, KT_OUT, true}}),
+           1, 1, 1);
+    check_halt(&r, true, check_tiles(&r, tiles, pairs));
+    halt_free(&r);
     cor_free(tiles);
     cor_free(pairs);
 }
@@ -406,12 +478,16 @@ static void group_case(uint32_t n_tokens, uint32_t n_experts, uint32_t k, uint32
 static void test_group(void **unused)
 {
     (void)unused;
-    group_case(1, 1, 1, 0, false);
-    group_case(300, 127, 7, 0, false);
-    group_case(200, 127, 1, 1, false); /* one expert for every token */
-    group_case(65, 16, 7, 9, true);    /* empty and absent experts */
-    group_case(70, 512, 32, 0, true);
-    group_case(33, 512, 4, 4, false); /* 33 tokens for each of four: a tile and one more */
+    for (uint32_t i = 0; i < COR_COUNT(halt_cases); i++) {
+        group_case(halt_cases[i], 1, 1, 1, 0);
+        group_case(halt_cases[i], 65, 16, 7, 9); /* empty experts */
+        if (!kt_wanted(i))
+            continue;
+        group_case(halt_cases[i], 300, 127, 7, 0);
+        group_case(halt_cases[i], 200, 127, 1, 1); /* one expert for every token */
+        group_case(halt_cases[i], 70, 512, 32, 0);
+        group_case(halt_cases[i], 33, 512, 4, 4); /* 33 tokens for each of four: a tile and one more */
+    }
 }
 
 int main(void)

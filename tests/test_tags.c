@@ -21,7 +21,7 @@ static void spoil(struct run_pool *p, uint32_t slot, uint64_t off)
 /* Spoiled at off, told; mended, silent. */
 static void told(struct run_pool *p, uint32_t layer, uint32_t expert, uint64_t off, bool seen)
 {
-    const uint32_t index = layer * p->n_experts + expert, slot = p->slot_of[index];
+    const uint32_t index = layer * p->n_experts + expert, slot = run_slots_find(p->slots, layer, expert);
     const uint32_t other = index ? index - 1 : index + 1;
     struct vkmoe_err err = {0};
     char line[200];

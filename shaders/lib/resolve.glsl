@@ -1,5 +1,6 @@
-/* Halting: what resolve and group do when an expert they need has no slot.
- * Before inclusion: buffers `mail` (mailbox) and `args` (dispatch arguments) and a workgroup of WG lanes. */
+/* What resolve and group share: which experts are absent, halting, and telling the host what was chosen.
+ * Before inclusion: buffers `state`, `sel`, `table`, `mail`, `args`, `routes`, push constants `p` with layer,
+ * and a workgroup of WG lanes. */
 #ifndef LIB_RESOLVE_GLSL
 #define LIB_RESOLVE_GLSL
 
@@ -26,20 +27,51 @@ uint missing_count()
     return n;
 }
 
-/* Tells the host which experts `layer` lacks, and empties dispatch `next` and all behind it. All lanes
- * call it. */
-void halt(uint layer, uint next, uint n_missing)
+/* An earlier submit has done this expert's work for the step in hand. */
+bool is_done(uint expert)
+{
+    return state.data[STEP_DONE_LAYER] == p.layer &&
+           (state.data[STEP_DONE + expert / 32u] >> (expert % 32u) & 1u) != 0u;
+}
+
+/* The expert's slot where this submit is to run it. Absent experts are noted and have none. */
+uint slot_to_run(uint expert)
+{
+    if (is_done(expert))
+        return NONE;
+    uint slot = table.data[p.layer * N_EXPERTS + expert];
+    if (slot == NONE)
+        missing_add(expert);
+    return slot;
+}
+
+/* Empties dispatch `first` and all behind it. All lanes call it. */
+void stop_at(uint first)
+{
+    uint end = args.data.length() / 3u * 3u;
+    for (uint i = first * 3u + gl_LocalInvocationIndex; i < end; i += WG)
+        args.data[i] = 0u;
+}
+
+/* Tells the host which experts the layer lacks, and ends the submit before its experts. All lanes call it. */
+void halt(uint n_missing)
 {
     uint lane = gl_LocalInvocationIndex;
     if (lane == 0u) {
-        mail.data[MAIL_LAYER] = layer;
+        mail.data[MAIL_LAYER] = p.layer;
         mail.data[MAIL_N_MISSING] = n_missing;
     }
     for (uint i = lane; i < MAX_EXPERTS / 32; i += WG)
         mail.data[MAIL_MISSING + i] = missing_bits[i];
-    uint end = args.data.length() / 3u * 3u;
-    for (uint i = next * 3u + lane; i < end; i += WG)
-        args.data[i] = 0u;
+    stop_at(p.next);
+}
+
+/* Copies the choices of n_pairs pairs to where the host reads them. */
+void tell_routes(uint n_pairs)
+{
+    uint to = p.layer * state.data[STEP_CHUNK] * K_USED * 2u;
+    for (uint i = gl_LocalInvocationIndex; i < 2u * n_pairs; i += WG)
+        routes.data[to + i] = sel.data[i];
 }
 
 #endif

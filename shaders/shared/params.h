@@ -42,20 +42,20 @@ uint layer;
 PUSH_END(push_layer, 4)
 
 /* resolve: next is the index of the dispatch behind it; that one and all later ones are emptied when an
- * expert is absent. */
+ * expert is absent. after: the first dispatch that needs all experts; a partial step ends before it. */
 PUSH_BEGIN(push_resolve)
-uint layer, next;
-PUSH_END(push_resolve, 8)
+uint layer, next, after;
+PUSH_END(push_resolve, 12)
 
 /* group: as resolve; the dispatches [tiles0, tiles0 + n_tiles) get the number of tiles as their y. */
 PUSH_BEGIN(push_group)
-uint layer, next, tiles0, n_tiles;
-PUSH_END(push_group, 16)
+uint layer, next, after, tiles0, n_tiles;
+PUSH_END(push_group, 20)
 
 /* expert kernels: seg is the segment bound (modules without the segment array; others ignore it). */
 PUSH_BEGIN(push_expert)
-uint layer, seg;
-PUSH_END(push_expert, 8)
+uint seg;
+PUSH_END(push_expert, 4)
 
 /* slot_tags: n entries of TAG_WORDS words in the list; seg as above. An entry: slot, byte offset in the slot
  * of the last words (a multiple of 4), how many words are compared from the start of the slot and from there

@@ -17,7 +17,10 @@
 #define STEP_N_ROWS 4    /* rows for the output head */
 #define STEP_N_CHANGES 5
 #define STEP_CHUNK 6     /* words reserved for tokens */
-#define STEP_TOKENS 8
+#define STEP_PARTIAL 7   /* 1: run the resident experts of the first layer and stop before their sum */
+#define STEP_DONE 8      /* bitmap: experts of the first layer whose work is done, MAX_EXPERTS / 32 words */
+#define STEP_DONE_LAYER 24 /* that layer; NONE: nothing is done */
+#define STEP_TOKENS 28
 
 /* The argument template (device, written once): word 0 is the number of dispatches, entries start at
  * TMPL_HEAD, one of TMPL_WORDS words per dispatch: (mode, a) for x, y and z. The arguments have 3 words
@@ -38,7 +41,10 @@
 #define MAIL_MISSING 4   /* bitmap of absent experts, MAX_EXPERTS / 32 words */
 #define MAIL_WORDS 20
 
-/* Routed choice of token t: words (t * K_USED + j) * 2: expert id (NONE: fewer allowed than K_USED), bits
+/* The routes (host-readable): what each layer chose, word ((layer * chunk + t) * K_USED + j) * 2; resolve and
+ * group write them.
+ *
+ * Routed choice of token t: words (t * K_USED + j) * 2: expert id (NONE: fewer allowed than K_USED), bits
  * of its weight; by falling weight. A "pair" is t * K_USED + j. */
 
 /* Expert tiles for prefill: TILE_WORDS words each. */

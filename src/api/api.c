@@ -3,6 +3,7 @@
 
 #include "core/alloc.h"
 #include "core/log.h"
+#include "experts/hot.h"
 #include "run/session.h"
 
 #define DEFAULT_CTX_MAX 4096u
@@ -108,10 +109,46 @@ const struct vkmoe_device_info *vkmoe_device_facts(const vkmoe_device *dev)
 /* ---- model
  * -------------------------------------------------------------------------------------------------- */
 
+static struct run_session_params session_params(const struct vkmoe_session_params *params,
+                                                const struct mdl_config *c)
+{
+    const struct vkmoe_session_params none = {0};
+    const struct vkmoe_session_params *p = params ? params : &none;
+    uint32_t usual = c->n_ctx_train < DEFAULT_CTX_MAX ? c->n_ctx_train : DEFAULT_CTX_MAX;
+
+    return (struct run_session_params){.n_ctx = p->n_ctx ? p->n_ctx : usual,
+                                       .chunk = p->n_chunk,
+                                       .k_f16 = p->kv_k == VKMOE_KV_F16,
+                                       .v_f16 = p->kv_v == VKMOE_KV_F16};
+}
+
+/* *hot is freed by the caller, after loading. */
+static enum vkmoe_status model_params(const struct run_model *m, const struct vkmoe_model_params *params,
+                                      struct run_model_params *out, uint32_t **hot, struct vkmoe_err *err)
+{
+    const struct vkmoe_model_params none = {0};
+    const struct vkmoe_model_params *p = params ? params : &none;
+    const struct run_session_params sp = session_params(p->session, &m->mdl->config);
+    enum vkmoe_status st = VKMOE_OK;
+
+    *out = (struct run_model_params){
+        .pool_budget = p->pool_bytes, .lazy = p->lazy_experts, .check_slots = p->check_slots};
+    if (p->pool_policy)
+        TRY(run_policy_parse(&out->policy, p->pool_policy, err));
+    TRY(run_session_bytes(&out->session_bytes, m, &sp, err));
+    if (p->warm_start)
+        TRY(exp_hot_load(m, p->warm_start, hot, &out->n_hot, err));
+    out->hot = *hot;
+done:
+    return st;
+}
+
 enum vkmoe_status vkmoe_model_open(vkmoe_model **out, vkmoe_device *dev, const char *path,
                                    const struct vkmoe_model_params *params, struct vkmoe_err *err)
 {
     struct run_progress progress = {0};
+    struct run_model_params mp;
+    uint32_t *hot = NULL;
     vkmoe_model *m = cor_zalloc(sizeof(*m));
     const struct mdl_config *c;
     enum vkmoe_status st = VKMOE_OK;
@@ -123,8 +160,10 @@ enum vkmoe_status vkmoe_model_open(vkmoe_model **out, vkmoe_device *dev, const c
         progress.fn = params->progress;
         progress.user = params->progress_user;
     }
-    TRY(run_model_open(&m->run, dev->gpu, path, params && params->lazy_experts, &progress, err));
+    TRY(run_model_plan(&m->run, dev->gpu, path, err));
     c = &m->run->mdl->config;
+    TRY(model_params(m->run, params, &mp, &hot, err));
+    TRY(run_model_load(m->run, &mp, &progress, err));
     m->info = (struct vkmoe_model_info){
         .vocab_size = c->vocab_size,
         .n_layers = c->n_layers,
@@ -143,6 +182,7 @@ enum vkmoe_status vkmoe_model_open(vkmoe_model **out, vkmoe_device *dev, const c
     *out = m;
     m = NULL;
 done:
+    cor_free(hot);
     vkmoe_model_close(m);
     return st;
 }
@@ -162,8 +202,74 @@ const struct vkmoe_model_info *vkmoe_model_facts(const vkmoe_model *model)
 
 void vkmoe_model_get_stats(const vkmoe_model *model, struct vkmoe_model_stats *stats)
 {
-    *stats = (struct vkmoe_model_stats){.uploads = model->run->pool.uploads,
-                                        .uploaded_bytes = model->run->pool.uploaded_bytes};
+    const struct run_pool *p = &model->run->pool;
+
+    *stats = (struct vkmoe_model_stats){
+        .uploads = p->opening.loads + p->prefill.loads + p->cold.loads + p->warm.loads,
+        .uploaded_bytes = p->opening.bytes + p->prefill.bytes + p->cold.bytes + p->warm.bytes};
+}
+
+static struct vkmoe_pool_counts pool_counts(const struct run_slots_counts *c, uint64_t bytes, uint64_t waits)
+{
+    return (struct vkmoe_pool_counts){.tokens = c->tokens,
+                                      .hits = c->hits,
+                                      .misses = c->misses,
+                                      .evictions = c->evictions,
+                                      .uploaded_bytes = bytes,
+                                      .host_waits = waits,
+                                      .visits = c->visits,
+                                      .blocking_visits = c->blocking_visits,
+                                      .reuploads = c->reuploads};
+}
+
+void vkmoe_model_get_pool(const vkmoe_model *model, struct vkmoe_pool_stats *stats)
+{
+    const struct run_pool *p = &model->run->pool;
+    const struct run_pool_bytes bytes = run_pool_purposes(p);
+    const struct run_policy policy = run_slots_policy(p->slots);
+    struct run_slots_stats s;
+
+    run_slots_stats(p->slots, &s);
+    *stats = (struct vkmoe_pool_stats){
+        .slots = p->n_slots,
+        .resident = run_slots_resident(p->slots),
+        .segments = p->n_segs,
+        .slot_bytes = p->slot_bytes,
+        .budget_bytes = p->budget,
+        .slots_bytes = bytes.slots,
+        .staging_bytes = bytes.staging,
+        .table_bytes = bytes.table,
+        .holds_all = run_pool_holds_all(p),
+        .total = pool_counts(&s.total, p->cold.bytes + p->warm.bytes, p->cold.waits + p->warm.waits),
+        .cold = pool_counts(&s.cold, p->cold.bytes, p->cold.waits),
+        .warm = pool_counts(&s.warm, p->warm.bytes, p->warm.waits),
+        .prefill = {.chunks = s.prefill.chunks,
+                    .tokens = s.prefill.tokens,
+                    .hits = s.prefill.hits,
+                    .loads = s.prefill.loads,
+                    .evictions = s.prefill.evictions,
+                    .displaced = s.prefill.displaced,
+                    .uploaded_bytes = p->prefill.bytes,
+                    .host_waits = p->prefill.waits}};
+    run_policy_print(&policy, stats->policy, sizeof(stats->policy));
+}
+
+enum vkmoe_status vkmoe_model_resize_pool(vkmoe_model *model, uint64_t pool_bytes, struct vkmoe_err *err)
+{
+    enum vkmoe_status st = run_pool_resize(&model->run->pool, pool_bytes, err);
+
+    if (st == VKMOE_OK) {
+        model->run->auto_budget = false;
+        model->info.n_slots = model->run->pool.n_slots;
+        model->info.n_segments = model->run->pool.n_segs;
+        model->info.pool_bytes = run_pool_bytes(&model->run->pool);
+    }
+    return st;
+}
+
+enum vkmoe_status vkmoe_model_save_hot(const vkmoe_model *model, const char *path, struct vkmoe_err *err)
+{
+    return exp_hot_save(model->run, path, err);
 }
 
 bool vkmoe_token_is_end(const vkmoe_model *model, int32_t token)
@@ -193,20 +299,13 @@ void vkmoe_free(void *p)
 enum vkmoe_status vkmoe_session_create(vkmoe_session **out, vkmoe_model *model,
                                        const struct vkmoe_session_params *params, struct vkmoe_err *err)
 {
-    const struct vkmoe_session_params none = {0};
-    const struct vkmoe_session_params *p = params ? params : &none;
-    struct run_session_params rp = {.n_ctx = p->n_ctx,
-                                    .chunk = p->n_chunk,
-                                    .k_f16 = p->kv_k == VKMOE_KV_F16,
-                                    .v_f16 = p->kv_v == VKMOE_KV_F16};
+    const struct run_session_params rp = session_params(params, &model->run->mdl->config);
     vkmoe_session *s = cor_zalloc(sizeof(*s));
     enum vkmoe_status st = VKMOE_OK;
 
     *out = NULL;
     if (!s)
         return cor_fail(err, VKMOE_ERR_MEMORY, "no memory for a session");
-    if (!rp.n_ctx)
-        rp.n_ctx = model->info.n_ctx_train < DEFAULT_CTX_MAX ? model->info.n_ctx_train : DEFAULT_CTX_MAX;
     s->model = model;
     TRY(run_session_create(&s->run, model->run, &rp, err));
     *out = s;
@@ -243,6 +342,11 @@ const float *vkmoe_session_logits(const vkmoe_session *ses)
     return run_session_logits(ses->run);
 }
 
+void vkmoe_session_on_route(vkmoe_session *ses, vkmoe_route_fn fn, void *user)
+{
+    run_session_on_route(ses->run, fn, user);
+}
+
 uint32_t vkmoe_session_position(const vkmoe_session *ses)
 {
     return run_session_position(ses->run);
@@ -266,6 +370,7 @@ void vkmoe_session_get_stats(const vkmoe_session *ses, struct vkmoe_session_stat
     *stats = (struct vkmoe_session_stats){.submits = from->submits,
                                           .waits = from->waits,
                                           .halts = from->halts,
+                                          .overlapped = from->overlapped,
                                           .kv_bytes = run_arena_bytes(&state->kv_arena),
                                           .state_bytes = run_arena_bytes(&state->act)};
 }

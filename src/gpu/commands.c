@@ -96,7 +96,9 @@ static enum vkmoe_status begin(struct gpu_cmds *c, struct vkmoe_err *err)
 {
     enum vkmoe_status st = VKMOE_OK;
     struct gpu_device *dev = c->dev;
-    VkCommandBufferBeginInfo bi = {.sType = VK_STRUCTURE_TYPE_COMMAND_BUFFER_BEGIN_INFO};
+    /* The part of a layer runs its resident experts and is submitted again before that has ended. */
+    VkCommandBufferBeginInfo bi = {.sType = VK_STRUCTURE_TYPE_COMMAND_BUFFER_BEGIN_INFO,
+                                   .flags = VK_COMMAND_BUFFER_USAGE_SIMULTANEOUS_USE_BIT};
     VkResult r;
 
     TRY(gpu_alive(dev, err));
@@ -116,7 +118,7 @@ done:
 
 void gpu_cmds_begin(struct gpu_cmds *c)
 {
-    assert(!c->dev->in_flight || c->dev->dead.status != VKMOE_OK);
+    assert(!c->dev->n_in_flight || c->dev->dead.status != VKMOE_OK);
     c->recording = true;
     c->ready = false;
     c->bound = NULL;
@@ -352,7 +354,7 @@ enum vkmoe_status gpu_submit(struct gpu_device *dev, struct gpu_cmds *const *cmd
 
     TRY(gpu_alive(dev, err));
     assert(n);
-    if (dev->in_flight && !gpu_settle(dev)) /* an earlier wait failed, and its user gave up */
+    if (dev->n_in_flight == GPU_IN_FLIGHT && !gpu_settle(dev)) /* an earlier wait failed, its user gave up */
         FAIL(VKMOE_ERR_TIMEOUT, "%s: submitting %s: earlier work never ended", dev->info.name, cmds[0]->name);
     if (n > dev->batch_size) {
         VkCommandBuffer *batch = cor_resize(dev->batch, n, sizeof(VkCommandBuffer));
@@ -369,10 +371,11 @@ enum vkmoe_status gpu_submit(struct gpu_device *dev, struct gpu_cmds *const *cmd
     si.commandBufferCount = n;
     si.pCommandBuffers = dev->batch;
     TRY(gpu_join_copies(dev, &si, err));
-    if ((r = VK_CALL(dev->fn.vkQueueSubmit(dev->queue, 1, &si, dev->fence))) != VK_SUCCESS)
+    r = VK_CALL(dev->fn.vkQueueSubmit(dev->queue, 1, &si, dev->fences[dev->n_in_flight]));
+    if (r != VK_SUCCESS)
         TRY(gpu_fail(dev, r, "submitting", cmds[0]->name, err));
     dev->copied_signaled = false;
-    dev->in_flight = true;
+    dev->n_in_flight++;
 done:
     return st;
 }
@@ -384,13 +387,14 @@ enum vkmoe_status gpu_wait(struct gpu_device *dev, uint64_t timeout_ns, const ch
     VkResult r;
 
     TRY(gpu_alive(dev, err));
-    if (!dev->in_flight)
+    if (!dev->n_in_flight)
         return VKMOE_OK;
-    if ((r = VK_CALL(dev->fn.vkWaitForFences(dev->vk, 1, &dev->fence, VK_TRUE, timeout_ns))) != VK_SUCCESS)
+    r = VK_CALL(dev->fn.vkWaitForFences(dev->vk, dev->n_in_flight, dev->fences, VK_TRUE, timeout_ns));
+    if (r != VK_SUCCESS)
         TRY(gpu_fail(dev, r, "waiting for", what, err));
-    if ((r = VK_CALL(dev->fn.vkResetFences(dev->vk, 1, &dev->fence))) != VK_SUCCESS)
+    if ((r = VK_CALL(dev->fn.vkResetFences(dev->vk, dev->n_in_flight, dev->fences))) != VK_SUCCESS)
         TRY(gpu_fail(dev, r, "resetting the fence after", what, err));
-    dev->in_flight = false; /* until the fence is usable again the next submit settles first */
+    dev->n_in_flight = 0; /* until the fences are usable again the next submit settles first */
 done:
     return st;
 }

@@ -40,10 +40,11 @@ void gpu_cmds_copy(struct gpu_cmds *c, struct gpu_buffer *src, uint64_t src_off,
                    uint64_t dst_off, uint64_t bytes);
 enum vkmoe_status gpu_cmds_end(struct gpu_cmds *c, struct vkmoe_err *err);
 
-/* Submits in order, as one submit. One may be in flight per device. */
+#define GPU_IN_FLIGHT 2
+/* Submits in order, as one submit. At most GPU_IN_FLIGHT may be in flight per device. */
 enum vkmoe_status gpu_submit(struct gpu_device *dev, struct gpu_cmds *const *cmds, uint32_t n,
                              struct vkmoe_err *err);
-/* Waits for the submit in flight. A time-out or a lost device names device and `what`; afterwards every call
+/* Waits for the submits in flight. A time-out or a lost device names device and `what`; afterwards every call
  * on the device fails with the same status. */
 enum vkmoe_status gpu_wait(struct gpu_device *dev, uint64_t timeout_ns, const char *what,
                            struct vkmoe_err *err);

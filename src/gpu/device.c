@@ -70,12 +70,13 @@ static enum vkmoe_status create_sync(struct gpu_device *dev, struct vkmoe_err *e
 {
     VkFenceCreateInfo fi = {.sType = VK_STRUCTURE_TYPE_FENCE_CREATE_INFO};
     VkSemaphoreCreateInfo si = {.sType = VK_STRUCTURE_TYPE_SEMAPHORE_CREATE_INFO};
-    VkResult r = VK_CALL(dev->fn.vkCreateFence(dev->vk, &fi, NULL, &dev->fence));
+    VkResult r;
 
-    if (r != VK_SUCCESS) {
-        dev->fence = VK_NULL_HANDLE;
-        return gpu_fail(dev, r, "creating the fence", NULL, err);
-    }
+    for (uint32_t i = 0; i < GPU_IN_FLIGHT; i++)
+        if ((r = VK_CALL(dev->fn.vkCreateFence(dev->vk, &fi, NULL, &dev->fences[i]))) != VK_SUCCESS) {
+            dev->fences[i] = VK_NULL_HANDLE;
+            return gpu_fail(dev, r, "creating a fence", NULL, err);
+        }
     if (!dev->copies_apart)
         return VKMOE_OK;
     if ((r = VK_CALL(dev->fn.vkCreateSemaphore(dev->vk, &si, NULL, &dev->copied))) != VK_SUCCESS) {
@@ -139,11 +140,16 @@ static bool settle_fence(struct gpu_device *dev, VkFence fence, bool *pending)
 
 bool gpu_settle(struct gpu_device *dev)
 {
-    bool good;
+    bool good = true;
 
     if (dev->hung)
         return false;
-    good = settle_fence(dev, dev->fence, &dev->in_flight);
+    while (good && dev->n_in_flight) {
+        bool pending = true;
+
+        good = settle_fence(dev, dev->fences[dev->n_in_flight - 1], &pending);
+        dev->n_in_flight -= good;
+    }
     for (uint32_t i = 0; good && i < COR_COUNT(dev->up.stage); i++)
         good = settle_fence(dev, dev->up.stage[i].fence, &dev->up.stage[i].pending);
     for (struct gpu_ring *r = dev->rings; r; r = r->next)
@@ -169,7 +175,8 @@ void gpu_device_close(struct gpu_device *dev)
         gpu_pipelines_close(dev);
         gpu_cache_close(dev);
         if (!dev->hung) {
-            dev->fn.vkDestroyFence(dev->vk, dev->fence, NULL);
+            for (uint32_t i = 0; i < GPU_IN_FLIGHT; i++)
+                dev->fn.vkDestroyFence(dev->vk, dev->fences[i], NULL);
             if (dev->copied_signaled) /* a submit that was refused left it; the copies before it have settled
                                        */
                 (void)dev->fn.vkQueueWaitIdle(dev->copy_queue);

@@ -147,8 +147,8 @@ struct gpu_device {
     uint64_t atom;              /* nonCoherentAtomSize */
     uint64_t bytes, peak_bytes; /* GPU_MEM_DEVICE */
 
-    VkFence fence; /* of gpu_submit */
-    bool in_flight;
+    VkFence fences[GPU_IN_FLIGHT]; /* of gpu_submit */
+    uint32_t n_in_flight;
     VkCommandBuffer *batch; /* scratch of gpu_submit */
     uint32_t batch_size;
 

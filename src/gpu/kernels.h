@@ -30,16 +30,16 @@
     X(attn_merge, push_none, 3, 0, GPU_NEED_NONE)                                                            \
     X(attn_many, push_none, 5, 0, GPU_NEED_NONE)                                                             \
     X(router, push_layer, 3, 0, GPU_NEED_NONE)                                                               \
-    X(resolve, push_resolve, 4, 0, GPU_NEED_NONE)                                                            \
-    X(group, push_group, 7, 0, GPU_NEED_NONE)                                                                \
-    X(expert_gate_up, push_expert, 4, 1, GPU_NEED_NONE)                                                      \
-    X(expert_gate_up_sg, push_expert, 4, 1, GPU_NEED_SUBGROUP)                                               \
-    X(expert_gate_up_arr, push_expert, 4, 1, GPU_NEED_ARRAY)                                                 \
-    X(expert_gate_up_sg_arr, push_expert, 4, 1, GPU_NEED_SUBGROUP | GPU_NEED_ARRAY)                          \
-    X(expert_down, push_expert, 4, 1, GPU_NEED_NONE)                                                         \
-    X(expert_down_sg, push_expert, 4, 1, GPU_NEED_SUBGROUP)                                                  \
-    X(expert_down_arr, push_expert, 4, 1, GPU_NEED_ARRAY)                                                    \
-    X(expert_down_sg_arr, push_expert, 4, 1, GPU_NEED_SUBGROUP | GPU_NEED_ARRAY)                             \
+    X(resolve, push_resolve, 7, 0, GPU_NEED_NONE)                                                            \
+    X(group, push_group, 8, 0, GPU_NEED_NONE)                                                                \
+    X(expert_gate_up, push_expert, 3, 1, GPU_NEED_NONE)                                                      \
+    X(expert_gate_up_sg, push_expert, 3, 1, GPU_NEED_SUBGROUP)                                               \
+    X(expert_gate_up_arr, push_expert, 3, 1, GPU_NEED_ARRAY)                                                 \
+    X(expert_gate_up_sg_arr, push_expert, 3, 1, GPU_NEED_SUBGROUP | GPU_NEED_ARRAY)                          \
+    X(expert_down, push_expert, 3, 1, GPU_NEED_NONE)                                                         \
+    X(expert_down_sg, push_expert, 3, 1, GPU_NEED_SUBGROUP)                                                  \
+    X(expert_down_arr, push_expert, 3, 1, GPU_NEED_ARRAY)                                                    \
+    X(expert_down_sg_arr, push_expert, 3, 1, GPU_NEED_SUBGROUP | GPU_NEED_ARRAY)                             \
     X(expert_gate_up_tile, push_expert, 4, 1, GPU_NEED_NONE)                                                 \
     X(expert_gate_up_tile_arr, push_expert, 4, 1, GPU_NEED_ARRAY)                                            \
     X(expert_down_tile, push_expert, 4, 1, GPU_NEED_NONE)                                                    \

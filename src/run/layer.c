@@ -324,30 +324,40 @@ static void expert_step(const struct run_graph *g, uint32_t layer, int step)
     const struct run_state *s = g->state;
     const struct run_pool *pool = &g->model->pool;
     const struct spec_expert spec = expert_spec(g, layer, step);
-    uint32_t rows = step == GATE_UP ? c->ff_expert : c->dim, first, n;
-    struct gpu_bind binds[4 + RUN_MAX_SEGMENTS] = {
-        act(g, step == GATE_UP ? &s->xn : &s->h),
-        g->many ? act(g, &s->tiles) : act(g, &s->sel),
-        g->many ? act(g, &s->pairs) : whole(pool->table),
-        act(g, step == GATE_UP ? &s->h : &s->y),
-    };
+    uint32_t rows = step == GATE_UP ? c->ff_expert : c->dim, first, n, head = 0;
+    struct gpu_bind binds[RUN_EXPERT_BINDINGS + RUN_MAX_SEGMENTS];
     const struct run_dim many[3] = {run_fixed(div_up(rows, TILE_ROWS)), {DIM_DEVICE, 0}, DIM_1};
     const struct run_dim one[3] = {run_fixed(div_up(rows, matvec_rows(g))), run_fixed(c->n_experts_used),
                                    DIM_1};
 
+    binds[head++] = act(g, step == GATE_UP ? &s->xn : &s->h);
+    binds[head++] = act(g, g->many ? &s->tiles : &s->ranks);
+    if (g->many)
+        binds[head++] = act(g, &s->pairs);
+    binds[head++] = act(g, step == GATE_UP ? &s->h : &s->y);
     run_pool_segments(pool, layer, &first, &n);
     for (uint32_t d = 0; d < expert_dispatches(pool); d++) {
-        const struct push_expert push = {.layer = layer, .seg = first + d};
+        const struct push_expert push = {.seg = first + d};
         uint32_t n_segs = pool->array ? n : 1;
 
         for (uint32_t i = 0; i < n_segs; i++)
-            binds[4 + i] = whole(pool->segs[first + d + i]);
-        run_dispatch(g->prog, expert_kernel(g, step), &spec, sizeof(spec), n_segs, binds, 4 + n_segs, &push,
-                     g->many ? many : one);
+            binds[head + i] = whole(pool->segs[first + d + i]);
+        run_dispatch(g->prog, expert_kernel(g, step), &spec, sizeof(spec), n_segs, binds, head + n_segs,
+                     &push, g->many ? many : one);
     }
 }
 
-/* One token: resolve. Many: group. Either halts the submit when an expert that was chosen is absent. */
+static uint32_t pieces_of(const struct run_linear *l)
+{
+    uint32_t n = 0;
+
+    for (uint32_t i = 0; i < l->n; i++)
+        n += l->m[i].n_pieces;
+    return n;
+}
+
+/* One token: resolve. Many: group. Either halts the submit when an expert that was chosen is absent. Behind
+ * it stand, in this order, the experts' two steps, the shared expert's second one, and their sum. */
 static void find_slots(const struct run_graph *g, uint32_t layer)
 {
     const struct mdl_config *c = config_of(g);
@@ -355,19 +365,21 @@ static void find_slots(const struct run_graph *g, uint32_t layer)
     const struct run_pool *pool = &g->model->pool;
     const struct spec_resolve spec = {.wg = lanes(g), .n_experts = c->n_experts, .k_used = c->n_experts_used};
     uint32_t next = g->prog->n_dispatches + 1, per_step = expert_dispatches(pool);
+    uint32_t after = next + 2 * per_step + pieces_of(&g->model->weights.layers[layer].shared_down);
 
     if (g->many) {
         const struct push_group push = {
-            .layer = layer, .next = next, .tiles0 = next, .n_tiles = 2 * per_step};
-        const struct gpu_bind binds[] = {whole(s->state),     act(g, &s->sel),   whole(pool->table),
-                                         act(g, &s->tiles),   act(g, &s->pairs), whole(s->mailbox),
-                                         whole(g->prog->args)};
+            .layer = layer, .next = next, .after = after, .tiles0 = next, .n_tiles = 2 * per_step};
+        const struct gpu_bind binds[] = {whole(s->state),      act(g, &s->sel),   whole(pool->table),
+                                         act(g, &s->tiles),    act(g, &s->pairs), whole(s->mailbox),
+                                         whole(g->prog->args), whole(s->routes)};
 
         PUT(g, GPU_K_group, spec, binds, push, DIM_1, DIM_1, DIM_1);
     } else {
-        const struct push_resolve push = {.layer = layer, .next = next};
-        const struct gpu_bind binds[] = {act(g, &s->sel), whole(pool->table), whole(s->mailbox),
-                                         whole(g->prog->args)};
+        const struct push_resolve push = {.layer = layer, .next = next, .after = after};
+        const struct gpu_bind binds[] = {whole(s->state),   act(g, &s->sel),   whole(pool->table),
+                                         act(g, &s->ranks), whole(s->mailbox), whole(g->prog->args),
+                                         whole(s->routes)};
 
         PUT(g, GPU_K_resolve, spec, binds, push, DIM_1, DIM_1, DIM_1);
     }
@@ -487,15 +499,6 @@ void run_record_head(const struct run_graph *g, bool all)
     run_copy(g->prog, run_arena_buffer(&s->act, &s->logits), s->logits.off, s->out,
              all ? s->logits.bytes : (uint64_t)c->vocab_size * 4);
     run_part_end(g->prog);
-}
-
-static uint32_t pieces_of(const struct run_linear *l)
-{
-    uint32_t n = 0;
-
-    for (uint32_t i = 0; i < l->n; i++)
-        n += l->m[i].n_pieces;
-    return n;
 }
 
 uint32_t run_count_dispatches(const struct run_model *m)

@@ -10,11 +10,42 @@ struct run_model {
     struct mdl_model *mdl;
     struct run_weights weights;
     struct run_pool pool;
+    bool auto_budget;      /* the pool follows the device's free memory */
+    uint64_t reserve;      /* bytes that auto leaves free */
+    uint64_t last_poll_ns; /* of the free memory */
+    bool check_slots;      /* debug: compare slots with the file after every load */
 };
 
-/* lazy: experts are loaded when a token first asks for them. */
-enum vkmoe_status run_model_open(struct run_model **out, struct gpu_device *dev, const char *path, bool lazy,
+#define RUN_POOL_AUTO 0 /* everything when it fits, else what the device has free */
+
+struct run_model_params {
+    uint64_t pool_budget; /* bytes, RUN_POOL_AUTO or RUN_POOL_ALL */
+    struct run_policy policy;
+    uint64_t session_bytes; /* to keep free for sessions, on the device */
+    bool lazy;              /* experts are loaded when a token first asks for them */
+    bool check_slots;
+    /* Experts to begin with when not all fit, layer * n_experts + expert, best first; NULL: none. */
+    const uint32_t *hot;
+    uint32_t n_hot;
+};
+
+/* Opens file and plan: config and sizes are known afterwards, no device memory is taken. */
+enum vkmoe_status run_model_plan(struct run_model **out, struct gpu_device *dev, const char *path,
+                                 struct vkmoe_err *err);
+/* Decides the size of the pool and places weights and experts on the device. p NULL: defaults.
+ *
+ * Errors: VKMOE_ERR_LIMIT for a stated budget that is below the floor or does not fit beside dense weights
+ * and sessions, with the size that would. */
+enum vkmoe_status run_model_load(struct run_model *m, const struct run_model_params *p,
                                  struct run_progress *progress, struct vkmoe_err *err);
+/* Both. */
+enum vkmoe_status run_model_open(struct run_model **out, struct gpu_device *dev, const char *path,
+                                 const struct run_model_params *p, struct run_progress *progress,
+                                 struct vkmoe_err *err);
 void run_model_close(struct run_model *m);
+
+/* Between tokens, nothing in flight: with an automatic budget and at most once a second, gives segments back
+ * when the device runs short of memory, and takes them again when there is plenty. */
+enum vkmoe_status run_model_poll(struct run_model *m, struct vkmoe_err *err);
 
 #endif

@@ -25,7 +25,8 @@ enum vkmoe_status run_program_create(struct run_program *p, struct gpu_device *d
     TRY(gpu_buffer_create(&p->tmpl_buf, dev, (TMPL_HEAD + (uint64_t)cap_dispatches * TMPL_WORDS) * 4,
                           GPU_MEM_DEVICE, "argument template", err));
     TRY(gpu_buffer_create(&p->args, dev, (uint64_t)cap_dispatches * 12, GPU_MEM_DEVICE, "arguments", err));
-    TRY(gpu_cmds_create(&p->publish, dev, "publish", err));
+    for (uint32_t i = 0; i < GPU_IN_FLIGHT; i++)
+        TRY(gpu_cmds_create(&p->publish[i], dev, "publish", err));
 done:
     return st;
 }
@@ -34,7 +35,8 @@ void run_program_close(struct run_program *p)
 {
     for (uint32_t i = 0; p->parts && i < p->n_parts; i++)
         gpu_cmds_destroy(p->parts[i]);
-    gpu_cmds_destroy(p->publish);
+    for (uint32_t i = 0; i < GPU_IN_FLIGHT; i++)
+        gpu_cmds_destroy(p->publish[i]);
     gpu_buffer_destroy(p->tmpl_buf);
     gpu_buffer_destroy(p->args);
     cor_free(p->parts);
@@ -112,8 +114,8 @@ enum vkmoe_status run_program_finish(struct run_program *p, const struct run_pub
 {
     const struct spec_publish spec = {.wg = PUBLISH_WG};
     const struct push_none push = {0};
-    const struct gpu_bind binds[] = {{.buf = pub->step},  {.buf = p->tmpl_buf}, {.buf = p->args},
-                                     {.buf = pub->state}, {.buf = pub->table},  {.buf = pub->mailbox}};
+    struct gpu_bind binds[] = {{.buf = NULL},       {.buf = p->tmpl_buf}, {.buf = p->args},
+                               {.buf = pub->state}, {.buf = pub->table},  {.buf = pub->mailbox}};
     struct gpu_pipeline *pipe;
     enum vkmoe_status st = VKMOE_OK;
 
@@ -126,20 +128,23 @@ enum vkmoe_status run_program_finish(struct run_program *p, const struct run_pub
     TRY(gpu_upload(p->dev, p->tmpl_buf, 0, p->tmpl, (TMPL_HEAD + (uint64_t)p->n_dispatches * TMPL_WORDS) * 4,
                    err));
     TRY(gpu_pipeline_get(&pipe, p->dev, GPU_K_publish, &spec, sizeof(spec), 1, err));
-    gpu_cmds_begin(p->publish);
-    gpu_cmds_dispatch(p->publish, pipe, binds, COR_COUNT(binds), &push, 1, 1, 1);
-    gpu_cmds_barrier(p->publish, GPU_BARRIER_ARGS);
-    TRY(gpu_cmds_end(p->publish, err));
+    for (uint32_t i = 0; i < GPU_IN_FLIGHT; i++) {
+        binds[0].buf = pub->step[i];
+        gpu_cmds_begin(p->publish[i]);
+        gpu_cmds_dispatch(p->publish[i], pipe, binds, COR_COUNT(binds), &push, 1, 1, 1);
+        gpu_cmds_barrier(p->publish[i], GPU_BARRIER_ARGS);
+        TRY(gpu_cmds_end(p->publish[i], err));
+    }
 done:
     return st;
 }
 
-enum vkmoe_status run_program_submit(struct run_program *p, uint32_t from, uint32_t to, struct gpu_cmds *last,
-                                     struct vkmoe_err *err)
+enum vkmoe_status run_program_submit(struct run_program *p, uint32_t step, uint32_t from, uint32_t to,
+                                     struct gpu_cmds *last, struct vkmoe_err *err)
 {
     uint32_t n = 0;
 
-    p->list[n++] = p->publish;
+    p->list[n++] = p->publish[step];
     for (uint32_t i = from; i < to; i++)
         p->list[n++] = p->parts[i];
     if (last)

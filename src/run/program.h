@@ -24,7 +24,8 @@ static inline struct run_dim run_per(uint32_t mode, uint32_t a)
 struct run_program {
     struct gpu_device *dev;
     const char *name;
-    struct gpu_cmds *publish, **parts; /* n_parts */
+    struct gpu_cmds *publish[GPU_IN_FLIGHT]; /* one per step buffer */
+    struct gpu_cmds **parts;                 /* n_parts */
     struct gpu_cmds **list;            /* scratch of submit: cap_parts + 2 */
     uint32_t *first;                   /* index of each part's first dispatch */
     uint32_t n_parts, cap_parts, n_dispatches, cap_dispatches;
@@ -36,7 +37,7 @@ struct run_program {
 
 /* What publish binds besides the program's own buffers. */
 struct run_publish {
-    struct gpu_buffer *step, *state, *table, *mailbox;
+    struct gpu_buffer *step[GPU_IN_FLIGHT], *state, *table, *mailbox;
 };
 
 /* cap: more dispatches than will be recorded fail the recording. */
@@ -59,8 +60,8 @@ void run_part_end(struct run_program *p);
 enum vkmoe_status run_program_finish(struct run_program *p, const struct run_publish *pub,
                                      struct vkmoe_err *err);
 
-/* One submit: publish, parts [from, to), last (may be NULL). */
-enum vkmoe_status run_program_submit(struct run_program *p, uint32_t from, uint32_t to, struct gpu_cmds *last,
-                                     struct vkmoe_err *err);
+/* One submit: publish of step buffer `step`, parts [from, to), last (may be NULL). */
+enum vkmoe_status run_program_submit(struct run_program *p, uint32_t step, uint32_t from, uint32_t to,
+                                     struct gpu_cmds *last, struct vkmoe_err *err);
 
 #endif

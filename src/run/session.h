@@ -1,11 +1,9 @@
-/* One text being read and continued: feeds tokens through the recorded programs, handles halts, hands out
- * logits. Owns its KV cache, activations and command buffers; shares the model. */
+/* One text being read and continued: cuts feeds into steps and hands out logits. Owns its KV cache,
+ * activations and programs; shares the model. */
 #ifndef RUN_SESSION_H
 #define RUN_SESSION_H
 
-#include "run/model.h"
-#include "run/program.h"
-#include "run/state.h"
+#include "run/pass.h"
 
 struct run_session_params {
     uint32_t n_ctx; /* at least 1 */
@@ -14,15 +12,14 @@ struct run_session_params {
     bool slow; /* one submit and one wait per part: the oracle for everything that is done in fewer */
 };
 
-struct run_stats {
-    uint64_t submits, waits, halts;
-};
-
 /* Logits of row `index` of the feed, vocab_size floats; false ends the feed. */
 typedef bool (*run_logits_fn)(void *user, size_t index, const float *logits);
 
 struct run_session;
 
+/* Device bytes of such a session; the model need not be loaded yet. */
+enum vkmoe_status run_session_bytes(uint64_t *bytes, const struct run_model *m,
+                                    const struct run_session_params *p, struct vkmoe_err *err);
 enum vkmoe_status run_session_create(struct run_session **out, struct run_model *m,
                                      const struct run_session_params *p, struct vkmoe_err *err);
 void run_session_destroy(struct run_session *s);
@@ -39,11 +36,7 @@ const struct run_state *run_session_state(const struct run_session *s);
 /* Expert mask, n_layers x ceil(n_experts / 32) words: routed experts that may be chosen. */
 enum vkmoe_status run_session_set_mask(struct run_session *s, const uint32_t *allowed, struct vkmoe_err *err);
 
-/* What the router chose at one layer for the tokens [pos, pos + n_tokens): pairs (id, weight bits) as in
- * shared/step.h. */
-typedef void (*run_route_fn)(void *user, uint32_t layer, uint32_t pos, uint32_t n_tokens,
-                             const uint32_t *sel);
-/* Slow sessions only. fn NULL: no calls. */
+/* fn NULL: no calls. */
 void run_session_on_route(struct run_session *s, run_route_fn fn, void *user);
 
 #endif

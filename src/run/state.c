@@ -20,7 +20,7 @@ static uint32_t mask_words(const struct mdl_config *c)
     return (c->n_experts + 31) / 32;
 }
 
-/* Largest chunk for which every activation still fits one binding. */
+/* Largest chunk for which every activation still fits one binding, and all of them an eighth of the heap. */
 static uint32_t fit_chunk(const struct mdl_config *c, const struct gpu_caps *caps, uint32_t wanted,
                           uint32_t n_ctx)
 {
@@ -33,11 +33,15 @@ static uint32_t fit_chunk(const struct mdl_config *c, const struct gpu_caps *cap
         (uint64_t)c->n_experts_used * c->ff_expert,
         2 * ff,
     };
-    uint64_t chunk = wanted ? wanted : CHUNK_MAX;
+    uint64_t chunk = wanted ? wanted : CHUNK_MAX, token = 0;
 
-    for (uint32_t i = 0; i < COR_COUNT(per); i++)
+    for (uint32_t i = 0; i < COR_COUNT(per); i++) {
+        token += 4 * per[i];
         if (per[i] && chunk > caps->max_range / (4 * per[i]))
             chunk = caps->max_range / (4 * per[i]);
+    }
+    if (!wanted && chunk > caps->heap_bytes / 8 / (2 * token)) /* about twice the list above in all */
+        chunk = caps->heap_bytes / 8 / (2 * token);
     if (chunk > CHUNK_MAX)
         chunk = CHUNK_MAX;
     if (chunk > n_ctx)
@@ -93,6 +97,7 @@ static enum vkmoe_status plan_activations(struct run_state *s, const struct mdl_
         {&s->ys, ff ? t * c->dim * 4 : 4, "shared output"},
         {&s->h, t * k * c->ff_expert * 4, "expert hidden"},
         {&s->y, t * k * c->dim * 4, "expert outputs"},
+        {&s->ranks, k * 4, "slots of a token"},
         {&s->tiles, tiles * TILE_WORDS * 4, "expert tiles"},
         {&s->pairs, t * k * 4, "expert pairs"},
         {&s->logits, (uint64_t)s->n_rows * c->vocab_size * 4, "logits"},
@@ -152,25 +157,32 @@ static enum vkmoe_status allow_all(struct run_state *s, const struct run_model *
     return st;
 }
 
+static uint64_t head_bytes(const struct run_state *s)
+{
+    return (STEP_TOKENS + (uint64_t)s->chunk) * 4;
+}
+
 static enum vkmoe_status create_buffers(struct run_state *s, const struct mdl_config *c,
                                         struct vkmoe_err *err)
 {
-    uint64_t head = (STEP_TOKENS + (uint64_t)s->chunk) * 4,
-             changes = (uint64_t)c->n_layers * c->n_experts * 8;
+    uint64_t head = head_bytes(s), changes = (uint64_t)c->n_layers * c->n_experts * 8;
     enum vkmoe_status st = VKMOE_OK;
 
     TRY(run_arena_create(&s->kv_arena, "KV cache", err));
     TRY(run_arena_create(&s->act, "activations", err));
     TRY(gpu_buffer_create(&s->state, s->dev, head, GPU_MEM_DEVICE, "state", err));
-    TRY(gpu_buffer_create(&s->step, s->dev, head + changes, GPU_MEM_STEP, "step", err));
+    for (uint32_t i = 0; i < GPU_IN_FLIGHT; i++)
+        TRY(gpu_buffer_create(&s->step[i], s->dev, head + changes, GPU_MEM_STEP, "step", err));
+    TRY(gpu_buffer_create(&s->routes, s->dev, (uint64_t)c->n_layers * s->chunk * c->n_experts_used * 8,
+                          GPU_MEM_READ, "routes", err));
     TRY(gpu_buffer_create(&s->mailbox, s->dev, MAIL_WORDS * 4, GPU_MEM_READ, "mailbox", err));
     TRY(gpu_buffer_create(&s->out, s->dev, s->logits.bytes, GPU_MEM_READ, "logits for the host", err));
 done:
     return st;
 }
 
-enum vkmoe_status run_state_create(struct run_state *s, const struct run_model *m,
-                                   const struct run_state_params *p, struct vkmoe_err *err)
+enum vkmoe_status run_state_plan(struct run_state *s, const struct run_model *m,
+                                 const struct run_state_params *p, struct vkmoe_err *err)
 {
     const struct mdl_config *c = &m->mdl->config;
     const struct gpu_caps *caps = gpu_device_caps(m->dev);
@@ -191,6 +203,20 @@ enum vkmoe_status run_state_create(struct run_state *s, const struct run_model *
     run_arena_init(&s->act, m->dev);
     TRY(plan_kv(s, c, err));
     TRY(plan_activations(s, c, err));
+done:
+    return st;
+}
+
+uint64_t run_state_bytes(const struct run_state *s)
+{
+    return run_arena_bytes(&s->kv_arena) + run_arena_bytes(&s->act) + head_bytes(s);
+}
+
+enum vkmoe_status run_state_create(struct run_state *s, const struct run_model *m, struct vkmoe_err *err)
+{
+    const struct mdl_config *c = &m->mdl->config;
+    enum vkmoe_status st = VKMOE_OK;
+
     TRY(create_buffers(s, c, err));
     TRY(upload_rope(s, c, err));
     TRY(allow_all(s, m, err));
@@ -203,7 +229,9 @@ void run_state_close(struct run_state *s)
     run_arena_close(&s->kv_arena);
     run_arena_close(&s->act);
     gpu_buffer_destroy(s->state);
-    gpu_buffer_destroy(s->step);
+    for (uint32_t i = 0; i < GPU_IN_FLIGHT; i++)
+        gpu_buffer_destroy(s->step[i]);
+    gpu_buffer_destroy(s->routes);
     gpu_buffer_destroy(s->mailbox);
     gpu_buffer_destroy(s->out);
     cor_free(s->kv);

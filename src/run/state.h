@@ -25,13 +25,15 @@ struct run_state {
     struct run_region route, sel; /* (n_experts) router logits; (k, 2) choice: id, weight */
     struct run_region gu, hs, ys; /* shared expert: (2 ff), (ff), (dim) */
     struct run_region h, y;       /* (k, ff_expert), (k, dim) */
+    struct run_region ranks; /* (k) slot that each rank of one token runs */
     struct run_region tiles, pairs;
     struct run_region logits;         /* (n_rows, vocab) */
     struct run_region rope;           /* (n_ctx, n_rot / 2, 2) cos and sin, computed in double */
     struct run_region mask;           /* (n_layers, ceil(n_experts / 32)) allowed experts */
     struct gpu_buffer *state;         /* head of the step and tokens, on the device */
-    struct gpu_buffer *step;          /* host writes */
-    struct gpu_buffer *mailbox, *out; /* host reads; out: logits (n_rows, vocab) */
+    struct gpu_buffer *step[GPU_IN_FLIGHT]; /* host writes, in turns */
+    /* Host reads; out: logits (n_rows, vocab); routes: (n_layers, chunk, k, 2), see shared/step.h */
+    struct gpu_buffer *mailbox, *out, *routes;
 };
 
 struct run_state_params {
@@ -39,8 +41,12 @@ struct run_state_params {
     bool k_f16, v_f16;
 };
 
-enum vkmoe_status run_state_create(struct run_state *s, const struct run_model *m,
-                                   const struct run_state_params *p, struct vkmoe_err *err);
+/* Sizes and regions; no device memory is taken, and the model need not be loaded yet. */
+enum vkmoe_status run_state_plan(struct run_state *s, const struct run_model *m,
+                                 const struct run_state_params *p, struct vkmoe_err *err);
+uint64_t run_state_bytes(const struct run_state *s); /* on the device, planned */
+/* Takes what was planned. */
+enum vkmoe_status run_state_create(struct run_state *s, const struct run_model *m, struct vkmoe_err *err);
 void run_state_close(struct run_state *s);
 /* Expert mask: n_layers x ceil(n_experts / 32) words; no submit may be in flight. */
 enum vkmoe_status run_state_set_mask(struct run_state *s, const struct run_model *m, const uint32_t *allowed,

@@ -55,7 +55,7 @@ static enum vkmoe_status fill_list(struct tags *t, const uint32_t *indices, uint
     if (!t->list)
         return cor_fail(err, VKMOE_ERR_MEMORY, "no memory for the tags of %" PRIu32 " experts", n);
     for (uint32_t i = 0; i < n; i++) {
-        const uint32_t index = indices ? indices[i] : i, slot = t->p->slot_of[index];
+        const uint32_t index = indices ? indices[i] : i, slot = run_slots_table(t->p->slots)[index];
 
         if (slot != NONE)
             TRY(fill_entry(t, index, slot, err));
@@ -111,7 +111,7 @@ static enum vkmoe_status compare(struct tags *t, struct vkmoe_err *err)
     TRY(gpu_buffer_invalidate(t->result, 0, 8, err));
     if (result[0]) {
         const uint32_t slot = t->list[(size_t)(result[1] < t->n ? result[1] : 0) * TAG_WORDS + TAG_SLOT];
-        const uint32_t owner = t->p->owner[slot];
+        const uint32_t owner = run_slots_owners(t->p->slots)[slot];
 
         FAIL(VKMOE_ERR_DEVICE,
              "layer %" PRIu32 ", expert %" PRIu32 ": slot %" PRIu32

@@ -17,6 +17,7 @@ void device_open(struct device_case *c, const char *model, const struct device_p
     const struct gpu_instance_params ip = {.validation = p->validation, .cache_dir = cache};
     const struct gpu_device_params dp = {.caps = p->caps, .robust = p->robust, .skip_barrier = -1};
     struct vkmoe_err err = {0};
+    struct run_model_params mp = p->model ? *p->model : (struct run_model_params){0};
     uint32_t index;
 
     /* One pipeline cache for all tests of a build: software drivers compile slowly. */
@@ -26,8 +27,9 @@ void device_open(struct device_case *c, const char *model, const struct device_p
     test_ok(gpu_instance_open(&c->inst, &ip, &err), &err);
     test_ok(gpu_instance_choose(c->inst, NULL, &index, &err), &err);
     test_ok(gpu_device_open(&c->dev, c->inst, index, &dp, &err), &err);
+    mp.lazy |= p->lazy;
     if (model)
-        test_ok(run_model_open(&c->model, c->dev, model, p->lazy, NULL, &err), &err);
+        test_ok(run_model_open(&c->model, c->dev, model, &mp, NULL, &err), &err);
 }
 
 void device_close(struct device_case *c)

@@ -16,6 +16,7 @@ struct device_case {
 struct device_params {
     const char *caps;
     bool validation, lazy, robust;
+    const struct run_model_params *model; /* NULL: defaults; lazy is added */
 };
 
 /* Opens everything or fails the test. model: path of a GGUF file, NULL: device only. */

@@ -1,0 +1,484 @@
+#include "run/pass.h"
+
+#include <assert.h>
+#include <inttypes.h>
+#include <stdio.h>
+#include <string.h>
+
+#include "run/layer.h"
+#include "run/tags.h"
+
+#define WAIT_NS     120000000000ull /* a wait that lasts this long is a hang */
+#define SEED_TOKENS 64              /* of a chunk, for the scores of its experts */
+
+static uint32_t n_layers(const struct run_pass *p)
+{
+    return p->model->mdl->config.n_layers;
+}
+
+static uint32_t part_head(const struct run_pass *p)
+{
+    return 1 + 2 * n_layers(p);
+}
+
+static bool bit(const uint32_t *set, uint32_t i)
+{
+    return set[i / 32] >> (i % 32) & 1;
+}
+
+/* ---- recording
+ * ---------------------------------------------------------------------------------------------- */
+
+static struct run_publish publish_binds(const struct run_pass *p)
+{
+    struct run_publish pub = {
+        .state = p->state->state, .table = p->model->pool.table, .mailbox = p->state->mailbox};
+
+    memcpy(pub.step, p->state->step, sizeof(pub.step));
+    return pub;
+}
+
+static enum vkmoe_status record_pass(struct run_pass *p, struct run_program *prog, bool many,
+                                     const char *name, struct vkmoe_err *err)
+{
+    const struct run_graph g = {.prog = prog, .model = p->model, .state = p->state, .many = many};
+    const struct run_publish pub = publish_binds(p);
+    enum vkmoe_status st = VKMOE_OK;
+
+    TRY(run_program_create(prog, p->model->dev, name, part_head(p) + 1, run_count_dispatches(p->model), err));
+    run_record_embed(&g);
+    for (uint32_t l = 0; l < n_layers(p); l++) {
+        run_record_attention(&g, l);
+        run_record_experts(&g, l);
+    }
+    run_record_head(&g, false);
+    TRY(run_program_finish(prog, &pub, err));
+done:
+    return st;
+}
+
+static enum vkmoe_status record_rows(struct run_pass *p, struct vkmoe_err *err)
+{
+    const struct run_graph g = {.prog = &p->rows, .model = p->model, .state = p->state, .many = true};
+    const struct run_publish pub = publish_binds(p);
+    enum vkmoe_status st = VKMOE_OK;
+
+    TRY(run_program_create(&p->rows, p->model->dev, "logits of rows", 1, run_count_dispatches(p->model),
+                           err));
+    run_record_head(&g, true);
+    TRY(run_program_finish(&p->rows, &pub, err));
+done:
+    return st;
+}
+
+static enum vkmoe_status record_finish(struct run_pass *p, struct vkmoe_err *err)
+{
+    enum vkmoe_status st = VKMOE_OK;
+
+    TRY(gpu_cmds_create(&p->finish, p->model->dev, "finish", err));
+    gpu_cmds_begin(p->finish);
+    gpu_cmds_barrier(p->finish, GPU_BARRIER_HOST);
+    TRY(gpu_cmds_end(p->finish, err));
+done:
+    return st;
+}
+
+/* The programs that bind the pool's segments. */
+static enum vkmoe_status record_programs(struct run_pass *p, struct vkmoe_err *err)
+{
+    enum vkmoe_status st = VKMOE_OK;
+
+    p->generation = p->model->pool.generation;
+    TRY(record_pass(p, &p->one, false, "token", err));
+    if (p->state->chunk > 1)
+        TRY(record_pass(p, &p->many, true, "prefill", err));
+done:
+    return st;
+}
+
+enum vkmoe_status run_pass_create(struct run_pass *p, struct run_model *m, struct run_state *s,
+                                  struct vkmoe_err *err)
+{
+    enum vkmoe_status st = VKMOE_OK;
+
+    p->model = m;
+    p->state = s;
+    TRY(record_finish(p, err));
+    TRY(record_programs(p, err));
+    if (s->chunk > 1)
+        TRY(record_rows(p, err));
+done:
+    return st;
+}
+
+void run_pass_close(struct run_pass *p)
+{
+    run_program_close(&p->one);
+    run_program_close(&p->many);
+    run_program_close(&p->rows);
+    gpu_cmds_destroy(p->finish);
+}
+
+enum vkmoe_status run_pass_refresh(struct run_pass *p, struct vkmoe_err *err)
+{
+    if (p->generation == p->model->pool.generation)
+        return VKMOE_OK;
+    run_program_close(&p->one);
+    run_program_close(&p->many);
+    return record_programs(p, err);
+}
+
+/* ---- one submit
+ * --------------------------------------------------------------------------------------------- */
+
+/* What a submit of parts [from, to) does, for messages: "prefill, layers 2 to 5 of 16". */
+static void describe(const struct run_pass *p, const char *what, uint32_t from, uint32_t to, char *dst,
+                     size_t n)
+{
+    uint32_t first = from ? (from - 1) / 2 : 0, last = to > 1 ? (to - 2) / 2 : 0;
+
+    if (last >= n_layers(p))
+        last = n_layers(p) - 1;
+    snprintf(dst, n, "%s, layers %u to %u of %u", what, first < last ? first : last, last, n_layers(p));
+}
+
+/* Fills a step buffer and submits parts [from, to); at most one other submit may be in flight. partial: the
+ * experts of the layer that are resident, and no further. */
+static enum vkmoe_status submit(struct run_pass *p, struct run_program *prog, const struct run_step *in,
+                                uint32_t from, uint32_t to, bool partial, struct vkmoe_err *err)
+{
+    struct run_state *d = p->state;
+    struct gpu_buffer *buf = d->step[p->turn];
+    uint32_t *step = gpu_buffer_map(buf);
+    enum vkmoe_status st = VKMOE_OK;
+
+    step[STEP_N_TOKENS] = in->n_tokens;
+    step[STEP_POS] = in->pos;
+    step[STEP_FIRST] = prog->first[from];
+    step[STEP_ROW0] = in->row0;
+    step[STEP_N_ROWS] = in->n_rows;
+    step[STEP_CHUNK] = d->chunk;
+    step[STEP_PARTIAL] = partial;
+    step[STEP_DONE_LAYER] = p->done_layer;
+    memcpy(step + STEP_DONE, p->done, sizeof(p->done));
+    memcpy(step + STEP_TOKENS, in->tokens, in->n_tokens * sizeof(*in->tokens));
+    step[STEP_N_CHANGES] = run_pool_pending(&p->model->pool, step + STEP_TOKENS + d->chunk);
+    TRY(gpu_buffer_flush(buf, 0, gpu_buffer_bytes(buf), err));
+    TRY(run_program_submit(prog, p->turn, from, to, p->finish, err));
+    run_pool_published(&p->model->pool);
+    p->turn = (p->turn + 1) % GPU_IN_FLIGHT;
+    p->in_flight = true;
+    p->stats.submits++;
+done:
+    return st;
+}
+
+/* Waits for what is in flight, parts [from, to) for messages. */
+static enum vkmoe_status wait(struct run_pass *p, uint32_t from, uint32_t to, const char *what,
+                              struct vkmoe_err *err)
+{
+    enum vkmoe_status st = VKMOE_OK;
+    char where[96];
+
+    if (!p->in_flight)
+        return VKMOE_OK;
+    describe(p, what, from, to, where, sizeof(where));
+    TRY(gpu_wait(p->model->dev, WAIT_NS, where, err));
+    p->in_flight = false;
+    p->stats.waits++;
+done:
+    return st;
+}
+
+/* ---- what was chosen
+ * ---------------------------------------------------------------------------------------- */
+
+static const uint32_t *routes_of(const struct run_pass *p, uint32_t layer)
+{
+    const uint32_t *all = gpu_buffer_map(p->state->routes);
+
+    return all + (size_t)layer * p->state->chunk * p->model->mdl->config.n_experts_used * 2;
+}
+
+/* The choices of a layer from the device, each id checked: bytes that the device wrote are not trusted. */
+static enum vkmoe_status take_routes(struct run_pass *p, const struct run_step *in, uint32_t layer,
+                                     const uint32_t **sel, struct vkmoe_err *err)
+{
+    const struct mdl_config *c = &p->model->mdl->config;
+    uint32_t n = in->n_tokens * c->n_experts_used;
+    uint64_t off = (uint64_t)layer * p->state->chunk * c->n_experts_used * 8;
+    enum vkmoe_status st = VKMOE_OK;
+
+    TRY(gpu_buffer_invalidate(p->state->routes, off, (uint64_t)n * 8, err));
+    *sel = routes_of(p, layer);
+    memset(p->needed, 0, sizeof(p->needed));
+    for (uint32_t i = 0; i < n; i++) {
+        uint32_t e = (*sel)[2 * i];
+
+        if (e == NONE)
+            continue;
+        if (e >= c->n_experts)
+            FAIL(VKMOE_ERR_DEVICE, "the device chose expert %u of %u at layer %u", e, c->n_experts, layer);
+        p->needed[e / 32] |= 1u << (e % 32);
+    }
+    if (p->on_route)
+        p->on_route(p->route_user, layer, in->pos, in->n_tokens, *sel);
+done:
+    return st;
+}
+
+static bool resident(const struct run_pass *p, uint32_t layer, uint32_t e)
+{
+    return run_slots_find(p->model->pool.slots, layer, e) != NONE;
+}
+
+/* The host's view of who is absent must be the device's. */
+static enum vkmoe_status check_missing(const struct run_pass *p, uint32_t layer, const uint32_t *missing,
+                                       struct vkmoe_err *err)
+{
+    for (uint32_t e = 0; e < p->model->mdl->config.n_experts; e++)
+        if ((missing && bit(missing, e)) != (bit(p->needed, e) && !resident(p, layer, e)))
+            return cor_fail(err, VKMOE_ERR_DEVICE,
+                            "layer %u, expert %u: the device's slot table is not the host's", layer, e);
+    return VKMOE_OK;
+}
+
+/* A layer that found all its experts: uses are counted, nothing is loaded. */
+static enum vkmoe_status take_layer(struct run_pass *p, const struct run_step *in, uint32_t layer,
+                                    bool prefill, struct vkmoe_err *err)
+{
+    struct run_pool *pool = &p->model->pool;
+    const uint32_t *sel;
+    uint32_t n_seed = in->n_tokens < SEED_TOKENS ? in->n_tokens : SEED_TOKENS, n_loads;
+    enum vkmoe_status st = VKMOE_OK;
+
+    TRY(take_routes(p, in, layer, &sel, err));
+    TRY(check_missing(p, layer, NULL, err));
+    if (prefill) {
+        const uint32_t none[MAX_EXPERTS / 32] = {0};
+
+        run_slots_seed(pool->slots, layer,
+                       sel + (size_t)(in->n_tokens - n_seed) * p->model->mdl->config.n_experts_used * 2,
+                       n_seed);
+        TRY(run_pool_wave(pool, layer, p->needed, none, &n_loads, err));
+    } else {
+        TRY(run_pool_visit(pool, layer, sel, &n_loads, err));
+    }
+    assert(!n_loads);
+    p->next_layer = layer + 1;
+done:
+    return st;
+}
+
+/* ---- halts
+ * -------------------------------------------------------------------------------------------------- */
+
+static void mark_done(struct run_pass *p, uint32_t layer, const uint32_t *ready)
+{
+    if (p->done_layer != layer)
+        memset(p->done, 0, sizeof(p->done));
+    p->done_layer = layer;
+    for (uint32_t w = 0; w < MAX_EXPERTS / 32; w++)
+        p->done[w] |= ready[w];
+}
+
+/* Needed experts of the layer that have arrived and not run; *absent: of those that have not, how many. */
+static uint32_t find_ready(const struct run_pass *p, uint32_t layer, uint32_t *ready, uint32_t *absent)
+{
+    uint32_t n = 0;
+
+    *absent = 0;
+    memset(ready, 0, sizeof(p->done));
+    for (uint32_t e = 0; e < p->model->mdl->config.n_experts; e++) {
+        if (!bit(p->needed, e) || (p->done_layer == layer && bit(p->done, e)))
+            continue;
+        if (!resident(p, layer, e)) {
+            *absent += 1;
+            continue;
+        }
+        ready[e / 32] |= 1u << (e % 32);
+        n++;
+    }
+    return n;
+}
+
+/* Runs what is ready while the host goes on. */
+static enum vkmoe_status run_ready(struct run_pass *p, struct run_program *prog, const struct run_step *in,
+                                   uint32_t layer, const uint32_t *ready, struct vkmoe_err *err)
+{
+    uint32_t part = run_part_experts(layer);
+    enum vkmoe_status st = VKMOE_OK;
+
+    TRY(submit(p, prog, in, part, part + 1, true, err));
+    p->stats.overlapped++;
+    mark_done(p, layer, ready);
+done:
+    return st;
+}
+
+/* Waits until what is being loaded has arrived; when debugging, compares every slot with the file. */
+static enum vkmoe_status arrive(struct run_pass *p, uint32_t layer, bool prefill, struct vkmoe_err *err)
+{
+    uint32_t part = run_part_experts(layer);
+    enum vkmoe_status st = VKMOE_OK;
+
+    TRY(run_pool_arrive(&p->model->pool, prefill, err));
+    if (!p->model->check_slots)
+        return VKMOE_OK;
+    TRY(wait(p, part, part + 1, prefill ? "prefill" : "decode", err));
+    TRY(run_tags_check(&p->model->pool, NULL, 0, err));
+done:
+    return st;
+}
+
+/* One token: its resident experts run while the absent ones are read. */
+static enum vkmoe_status load_for_token(struct run_pass *p, const struct run_step *in, uint32_t layer,
+                                        const uint32_t *sel, struct vkmoe_err *err)
+{
+    uint32_t ready[MAX_EXPERTS / 32], absent, n_loads;
+    enum vkmoe_status st = VKMOE_OK;
+
+    if (find_ready(p, layer, ready, &absent))
+        TRY(run_ready(p, &p->one, in, layer, ready, err));
+    TRY(run_pool_visit(&p->model->pool, layer, sel, &n_loads, err));
+    TRY(arrive(p, layer, false, err));
+done:
+    return st;
+}
+
+/* A chunk: wave after wave, the next one read while the one before runs. The last is left to the submit that
+ * goes on. */
+static enum vkmoe_status load_for_chunk(struct run_pass *p, const struct run_step *in, uint32_t layer,
+                                        const uint32_t *sel, struct vkmoe_err *err)
+{
+    const uint32_t part = run_part_experts(layer), k = p->model->mdl->config.n_experts_used;
+    uint32_t n_seed = in->n_tokens < SEED_TOKENS ? in->n_tokens : SEED_TOKENS;
+    uint32_t ready[MAX_EXPERTS / 32], absent, n_loads;
+    struct run_pool *pool = &p->model->pool;
+    enum vkmoe_status st = VKMOE_OK;
+
+    memset(p->done, 0, sizeof(p->done));
+    p->done_layer = layer;
+    run_slots_seed(pool->slots, layer, sel + (size_t)(in->n_tokens - n_seed) * k * 2, n_seed);
+    for (;;) {
+        uint32_t n_ready = find_ready(p, layer, ready, &absent);
+
+        if (!absent)
+            break;
+        if (n_ready) {
+            if (p->in_flight) {
+                TRY(wait(p, part, part + 1, "prefill", err));
+                run_pool_count_wait(pool, true);
+            }
+            TRY(run_ready(p, &p->many, in, layer, ready, err));
+        }
+        TRY(run_pool_wave(pool, layer, p->needed, p->done, &n_loads, err));
+        if (!n_loads) { /* all slots that may be taken are still being read */
+            if (!p->in_flight)
+                FAIL(VKMOE_ERR_LIMIT, "layer %u: no slot is free for %u experts", layer, absent);
+            TRY(wait(p, part, part + 1, "prefill", err));
+            run_pool_count_wait(pool, true);
+            continue;
+        }
+        TRY(arrive(p, layer, true, err));
+    }
+    if (p->in_flight) { /* the step buffers go round */
+        TRY(wait(p, part, part + 1, "prefill", err));
+        run_pool_count_wait(pool, true);
+    }
+done:
+    return st;
+}
+
+/* Did the last submit halt? Then loads what the layer lacks and gives the part to go on from, else NONE. */
+static enum vkmoe_status serve_halt(struct run_pass *p, const struct run_step *in, bool prefill,
+                                    uint32_t *resume, struct vkmoe_err *err)
+{
+    const uint32_t *mail = gpu_buffer_map(p->state->mailbox), *sel;
+    uint32_t layer = mail[MAIL_LAYER];
+    enum vkmoe_status st = VKMOE_OK;
+
+    *resume = NONE;
+    if (layer == NONE)
+        return VKMOE_OK;
+    /* What was missing has been loaded: a device that halts again is not to be trusted. */
+    if (layer >= n_layers(p) || layer != p->next_layer)
+        FAIL(VKMOE_ERR_DEVICE, "the device reports a halt at layer %u, layer %u of %u was to run", layer,
+             p->next_layer, n_layers(p));
+    p->stats.halts++;
+    TRY(take_routes(p, in, layer, &sel, err));
+    TRY(check_missing(p, layer, mail + MAIL_MISSING, err));
+    p->next_layer = layer + 1;
+    if (prefill)
+        TRY(load_for_chunk(p, in, layer, sel, err));
+    else
+        TRY(load_for_token(p, in, layer, sel, err));
+    *resume = run_part_experts(layer);
+done:
+    return st;
+}
+
+/* ---- all parts
+ * ---------------------------------------------------------------------------------------------- */
+
+/* Runs parts [0, to) with as many submits as halts and the limit ask for. per_submit: parts at most, 0: all.
+ */
+static enum vkmoe_status run_parts(struct run_pass *p, struct run_program *prog, const struct run_step *in,
+                                   uint32_t to, uint32_t per_submit, bool prefill, struct vkmoe_err *err)
+{
+    const char *what = prefill ? "prefill" : "decode";
+    uint32_t from = 0;
+    enum vkmoe_status st = VKMOE_OK;
+
+    p->next_layer = 0;
+    p->done_layer = NONE;
+    if (p->slow)
+        per_submit = 1;
+    while (from < to) {
+        uint32_t end = per_submit && to - from > per_submit ? from + per_submit : to, halt, resume;
+        const uint32_t *mail = gpu_buffer_map(p->state->mailbox);
+
+        TRY(submit(p, prog, in, from, end, false, err));
+        TRY(wait(p, from, end, what, err));
+        run_pool_count_wait(&p->model->pool, prefill);
+        TRY(gpu_buffer_invalidate(p->state->mailbox, 0, MAIL_WORDS * 4, err));
+        halt = mail[MAIL_LAYER];
+        for (uint32_t l = p->next_layer; l < n_layers(p) && l < halt && run_part_experts(l) < end; l++)
+            TRY(take_layer(p, in, l, prefill, err));
+        TRY(serve_halt(p, in, prefill, &resume, err));
+        from = resume == NONE ? end : resume;
+    }
+done:
+    return st;
+}
+
+enum vkmoe_status run_pass_token(struct run_pass *p, const struct run_step *in, struct vkmoe_err *err)
+{
+    enum vkmoe_status st = run_parts(p, &p->one, in, p->one.n_parts, 0, false, err);
+
+    run_slots_token_end(p->model->pool.slots);
+    return st;
+}
+
+enum vkmoe_status run_pass_chunk(struct run_pass *p, const struct run_step *in, bool head,
+                                 uint32_t per_submit, struct vkmoe_err *err)
+{
+    enum vkmoe_status st;
+
+    run_slots_chunk_begin(p->model->pool.slots, in->n_tokens);
+    st = run_parts(p, &p->many, in, part_head(p) + head, per_submit, true, err);
+    run_slots_chunk_end(p->model->pool.slots);
+    return st;
+}
+
+enum vkmoe_status run_pass_rows(struct run_pass *p, const struct run_step *in, struct vkmoe_err *err)
+{
+    enum vkmoe_status st = VKMOE_OK;
+
+    p->done_layer = NONE;
+    TRY(submit(p, &p->rows, in, 0, 1, false, err));
+    TRY(wait(p, 0, 1, "logits of rows", err));
+    TRY(gpu_buffer_invalidate(p->state->mailbox, 0, MAIL_WORDS * 4, err));
+done:
+    return st;
+}

@@ -1,0 +1,60 @@
+/* One token or one chunk on its way through the layers: submits, waits, halts and what they load, and telling
+ * the pool and the listener what was chosen. Owns the recorded programs; knows no logits and no text. */
+#ifndef RUN_PASS_H
+#define RUN_PASS_H
+
+#include "run/model.h"
+#include "run/program.h"
+#include "run/state.h"
+
+struct run_step {
+    const int32_t *tokens;
+    uint32_t n_tokens, pos;
+    uint32_t row0, n_rows; /* rows for the output head */
+};
+
+struct run_stats {
+    uint64_t submits, waits, halts;
+    uint64_t overlapped; /* submits, counted above, of resident experts while absent ones were read */
+};
+
+/* What the router chose at one layer for the tokens [pos, pos + n_tokens): pairs (id, weight bits) as in
+ * shared/step.h, valid during the call. Layers come in order, each once per step. */
+typedef void (*run_route_fn)(void *user, uint32_t layer, uint32_t pos, uint32_t n_tokens,
+                             const uint32_t *sel);
+
+struct run_pass {
+    struct run_model *model;
+    struct run_state *state;
+    struct run_program one;  /* one token */
+    struct run_program many; /* a chunk of prefill */
+    struct run_program rows; /* output head for several rows of the chunk that was just fed */
+    struct gpu_cmds *finish; /* ends every submit: makes results visible to the host */
+    uint32_t generation;     /* of the pool's segments that the programs bind */
+    bool slow;               /* one submit and one wait per part: the oracle for all that is done in fewer */
+    run_route_fn on_route;
+    void *route_user;
+    struct run_stats stats;
+    /* of the step in hand */
+    uint32_t turn;       /* step buffer of the next submit */
+    bool in_flight;      /* a submit has not been waited for */
+    uint32_t next_layer; /* first layer whose choices have not been taken */
+    uint32_t done_layer; /* layer whose experts in `done` have run; NONE: none */
+    uint32_t done[MAX_EXPERTS / 32], needed[MAX_EXPERTS / 32];
+};
+
+enum vkmoe_status run_pass_create(struct run_pass *p, struct run_model *m, struct run_state *s,
+                                  struct vkmoe_err *err);
+void run_pass_close(struct run_pass *p);
+/* Records again when the pool's segments are others than before. Nothing may be in flight. */
+enum vkmoe_status run_pass_refresh(struct run_pass *p, struct vkmoe_err *err);
+
+/* One token, to the logits of the next. */
+enum vkmoe_status run_pass_token(struct run_pass *p, const struct run_step *in, struct vkmoe_err *err);
+/* A chunk; head: with the logits of row0. per_submit: parts at most. */
+enum vkmoe_status run_pass_chunk(struct run_pass *p, const struct run_step *in, bool head,
+                                 uint32_t per_submit, struct vkmoe_err *err);
+/* Logits of n_rows rows of the chunk that was just fed, from row0 on. */
+enum vkmoe_status run_pass_rows(struct run_pass *p, const struct run_step *in, struct vkmoe_err *err);
+
+#endif
