@@ -126,15 +126,16 @@ static void choose_set(struct run_slots *s, uint32_t layer, const struct absent 
 struct wave {
     const struct run_slots *s;
     uint32_t layer;
-    const uint32_t *needed, *done;
+    const uint32_t *needed;
 };
 
-/* A resident that still has to run stays, and so does one that may be running. */
+/* A resident that still has to run stays, and so does one that may be running: handed out since the last
+ * call. */
 static bool may_overwrite(const struct wave *w, uint32_t of, uint32_t expert)
 {
     if (of != w->layer || !map_has(w->needed, expert))
         return true;
-    return map_has(w->done, expert) && map_has(w->s->wave_done, expert);
+    return map_has(w->s->wave_done, expert);
 }
 
 /* The free or lowest scored slot of the set that may be overwritten; NONE. */
@@ -176,7 +177,7 @@ static void begin_layer(struct run_slots *s, uint32_t layer, const uint32_t *nee
 uint32_t run_slots_wave(struct run_slots *s, uint32_t layer, const uint32_t *needed, const uint32_t *done,
                         struct run_slots_load *loads, uint32_t max)
 {
-    const struct wave w = {s, layer, needed, done};
+    const struct wave w = {s, layer, needed};
     struct absent a;
     uint32_t n = 0;
 
