@@ -4,11 +4,11 @@
 #include <inttypes.h>
 #include <stdio.h>
 
+#include "experts/replay.h"
 #include "support/device.h"
 
 enum { N_PROMPT = 64, N_DECODE_FULL = 256, N_TEXTS = 3, N_CHUNKS = 2 };
 
-static const char *const text_names[N_TEXTS] = {"scripture", "python", "c"};
 static const uint32_t chunks[N_CHUNKS] = {0, 24}; /* prompt in one chunk; in three */
 
 static int32_t *texts[N_TEXTS]; /* N_PROMPT + N_DECODE_FULL tokens each */
@@ -222,6 +222,83 @@ static void test_same_bits(void **state)
         run_size(&size_cases[i]);
 }
 
+/* ---- replay
+ * ------------------------------------------------------------------------------------------------- */
+
+/* Every counter, field by field: structs may have holes. */
+static void same_counts(const char *what, const struct run_slots_counts *a, const struct run_slots_counts *b)
+{
+    const uint64_t live[] = {a->tokens,    a->visits,          a->hits,     a->misses,
+                             a->evictions, a->blocking_visits, a->reuploads};
+    const uint64_t replayed[] = {b->tokens,    b->visits,          b->hits,     b->misses,
+                                 b->evictions, b->blocking_visits, b->reuploads};
+
+    for (uint32_t i = 0; i < COR_COUNT(live); i++)
+        if (live[i] != replayed[i])
+            fail_msg("%s, counter %u: %" PRIu64 " live, %" PRIu64 " replayed", what, i, live[i], replayed[i]);
+}
+
+/* A live run whose routes are written to a trace. */
+static void run_traced(struct device_case *c, uint32_t text, const char *path)
+{
+    const struct xp_trace_info info = {.model = "emo-nano",
+                                       .n_layers = c->model->pool.n_layers,
+                                       .n_experts = c->model->pool.n_experts,
+                                       .n_used = c->model->mdl->config.n_experts_used};
+    struct run_session *s =
+        device_session(c, &(struct run_session_params){.n_ctx = N_PROMPT + N_DECODE_FULL});
+    struct xp_trace_writer *w;
+    struct vkmoe_err err = {0};
+
+    test_ok(xp_trace_create(&w, path, &info, &err), &err);
+    run_session_on_route(s, xp_trace_add, w);
+    device_feed(s, texts[text], N_PROMPT);
+    for (uint32_t t = 0; t < n_decode; t++)
+        device_feed(s, texts[text] + N_PROMPT + t, 1);
+    test_ok(xp_trace_commit(w, &err), &err);
+    run_session_destroy(s);
+}
+
+/* The counters of a live run are those of its trace replayed, to the last digit. */
+static void check_replay(uint32_t text, const char *policy, uint32_t percent)
+{
+    struct run_model_params mp = {.pool_budget = budget_of(NULL, percent)};
+    struct xp_replay_params rp = {.prompt = N_PROMPT, .tokens = N_DECODE_FULL};
+    struct run_slots_stats live, replayed = {0};
+    struct vkmoe_err err = {0};
+    struct xp_trace trace;
+    struct device_case c;
+    char path[512];
+
+    snprintf(path, sizeof(path), "%s/routes.jsonl", test_tmp());
+    test_ok(run_policy_parse(&mp.policy, policy, &err), &err);
+    device_open(&c, golden_model("emo-nano", MDL_BF16), &(struct device_params){.model = &mp});
+    run_traced(&c, text, path);
+    run_slots_stats(c.model->pool.slots, &live);
+    test_ok(xp_trace_read(&trace, path, &err), &err);
+    assert_int_equal(trace.n_tokens, N_PROMPT + n_decode);
+    rp.n_slots = c.model->pool.n_slots;
+    rp.policy = mp.policy;
+    test_ok(xp_replay(&trace, &rp, &replayed, &err), &err);
+    same_counts("all tokens", &live.total, &replayed.total);
+    same_counts("cold", &live.cold, &replayed.cold);
+    same_counts("warm", &live.warm, &replayed.warm);
+    assert_int_equal(live.prefill.loads, replayed.prefill.loads);
+    assert_int_equal(live.prefill.hits, replayed.prefill.hits);
+    assert_int_equal(live.prefill.evictions, replayed.prefill.evictions);
+    assert_true(live.total.misses > 0 && live.total.evictions > 0);
+    xp_trace_free(&trace);
+    device_close(&c);
+}
+
+static void test_replay_agrees(void **state)
+{
+    (void)state;
+    check_replay(0, "decay", 6);
+    check_replay(1, "lru/layer", 25);
+    check_replay(2, "lfu/global", 50);
+}
+
 /* ---- prefill leaves what scores rank highest
  * ---------------------------------------------------------------- */
 
@@ -332,6 +409,40 @@ static void test_sawtooth(void **state)
     device_close(&c);
 }
 
+enum { SMALL_PROMPT = 40, SMALL_DECODE = 8 };
+
+/* Logits after SMALL_DECODE single tokens behind a prompt; *chunk: what the session reads at once. */
+static float *small_run(struct device_case *c, const struct run_session_params *sp, uint32_t *chunk)
+{
+    uint32_t vocab = c->model->mdl->config.vocab_size;
+    float *logits = cor_array((size_t)SMALL_DECODE * vocab, sizeof(float));
+    struct run_session *s = device_session(c, sp);
+
+    assert_non_null(logits);
+    *chunk = run_session_state(s)->chunk;
+    device_feed(s, texts[0], SMALL_PROMPT);
+    for (uint32_t t = 0; t < SMALL_DECODE; t++) {
+        device_feed(s, texts[0] + SMALL_PROMPT + t, 1);
+        memcpy(logits + (size_t)t * vocab, run_session_logits(s), vocab * sizeof(float));
+    }
+    run_session_destroy(s);
+    return logits;
+}
+
+/* The same with every expert resident and chunks of the same size. */
+static float *large_run(const char *path, uint32_t chunk)
+{
+    const struct run_session_params sp = {.n_ctx = 512, .chunk = chunk, .k_f16 = true, .v_f16 = true};
+    struct device_case c;
+    float *logits;
+
+    device_open(&c, path, &(struct device_params){0});
+    logits = small_run(&c, &sp, &chunk);
+    assert_int_equal(chunk, sp.chunk);
+    device_close(&c);
+    return logits;
+}
+
 /* A small heap: what fits beside dense weights and cache works, what does not is refused with what would. */
 static void test_small_heap(void **state)
 {
@@ -344,6 +455,8 @@ static void test_small_heap(void **state)
     struct device_case c;
     const char *at;
     uint64_t most;
+    float *want = NULL; /* with a large heap */
+    uint32_t vocab = probe.model->mdl->config.vocab_size;
 
     (void)state;
     device_open(&c, NULL, &(struct device_params){.caps = caps});
@@ -358,19 +471,23 @@ static void test_small_heap(void **state)
     print_message("%s\n", err.message);
     assert_true(most >= 2 && most < 11);
     for (uint64_t mib = 2; mib <= most; mib++) {
-        struct run_session *s;
+        uint32_t chunk;
+        float *got;
 
         mp.pool_budget = mib << 20;
         test_ok(run_model_open(&m, c.dev, path, &mp, NULL, &err), &err);
         c.model = m;
-        s = device_session(&c, &sp);
-        device_feed(s, texts[0], 20);
-        device_feed(s, texts[0] + 20, 1);
+        got = small_run(&c, &sp, &chunk);
+        if (!want)
+            want = large_run(path, chunk);
+        assert_memory_equal(got, want, (size_t)SMALL_DECODE * vocab * sizeof(float));
+        cor_free(got);
         assert_true(gpu_device_peak_bytes(c.dev) <= 12u << 20);
-        run_session_destroy(s);
+        assert_true(m->pool.cold.loads > 0);
         run_model_close(m);
         c.model = NULL;
     }
+    cor_free(want);
     device_close(&c);
 }
 
@@ -407,11 +524,10 @@ static int teardown(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_same_bits),  cmocka_unit_test(test_prefill_keeps),
-        cmocka_unit_test(test_budgets),    cmocka_unit_test(test_sawtooth),
-        cmocka_unit_test(test_small_heap),
+        cmocka_unit_test(test_same_bits),     cmocka_unit_test(test_replay_agrees),
+        cmocka_unit_test(test_prefill_keeps), cmocka_unit_test(test_budgets),
+        cmocka_unit_test(test_sawtooth),      cmocka_unit_test(test_small_heap),
     };
 
-    (void)text_names;
     return cmocka_run_group_tests(tests, setup, teardown);
 }

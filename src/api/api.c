@@ -137,7 +137,7 @@ static enum vkmoe_status model_params(const struct run_model *m, const struct vk
         TRY(run_policy_parse(&out->policy, p->pool_policy, err));
     TRY(run_session_bytes(&out->session_bytes, m, &sp, err));
     if (p->warm_start)
-        TRY(exp_hot_load(m, p->warm_start, hot, &out->n_hot, err));
+        TRY(xp_hot_load(m, p->warm_start, hot, &out->n_hot, err));
     out->hot = *hot;
 done:
     return st;
@@ -269,7 +269,7 @@ enum vkmoe_status vkmoe_model_resize_pool(vkmoe_model *model, uint64_t pool_byte
 
 enum vkmoe_status vkmoe_model_save_hot(const vkmoe_model *model, const char *path, struct vkmoe_err *err)
 {
-    return exp_hot_save(model->run, path, err);
+    return xp_hot_save(model->run, path, err);
 }
 
 bool vkmoe_token_is_end(const vkmoe_model *model, int32_t token)

@@ -53,7 +53,7 @@ none:
     return cor_fail(err, VKMOE_ERR_MEMORY, "no memory for a hot set of %u experts", n);
 }
 
-enum vkmoe_status exp_hot_save(const struct run_model *m, const char *path, struct vkmoe_err *err)
+enum vkmoe_status xp_hot_save(const struct run_model *m, const char *path, struct vkmoe_err *err)
 {
     uint32_t n_bank = m->mdl->config.n_layers * m->mdl->config.n_experts;
     uint32_t *list = cor_array(n_bank, sizeof(*list));
@@ -143,7 +143,7 @@ done:
     return st;
 }
 
-enum vkmoe_status exp_hot_load(const struct run_model *m, const char *path, uint32_t **list, uint32_t *n,
+enum vkmoe_status xp_hot_load(const struct run_model *m, const char *path, uint32_t **list, uint32_t *n,
                                struct vkmoe_err *err)
 {
     const struct mdl_config *c = &m->mdl->config;
