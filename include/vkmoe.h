@@ -129,6 +129,7 @@ typedef struct vkmoe_device vkmoe_device;
 struct vkmoe_device_params {
     const char *device; /* index as digits, or part of a name in any case; NULL: the best usable device */
     const char *caps;   /* clamp list such as "-f16,-subgroup,range=1M"; NULL: none (docs/DEVICES.md) */
+    bool profile;       /* time every kernel; VKMOE_ERR_UNSUPPORTED where the device has no timestamps */
 };
 
 VKMOE_API enum vkmoe_status vkmoe_device_open(vkmoe_device **out, vkmoe_context *ctx,
@@ -136,6 +137,18 @@ VKMOE_API enum vkmoe_status vkmoe_device_open(vkmoe_device **out, vkmoe_context 
                                               struct vkmoe_err *err);
 VKMOE_API void vkmoe_device_close(vkmoe_device *dev);
 VKMOE_API const struct vkmoe_device_info *vkmoe_device_facts(const vkmoe_device *dev);
+
+struct vkmoe_kernel_time {
+    const char *kernel;
+    uint64_t count; /* dispatches since opening or reset, those that had nothing to do too */
+    double ms;      /* on the device, in all */
+};
+
+/* Times of entry `index`, kernels that were dispatched only, in no order; false behind the last, and without
+ * `profile`. */
+VKMOE_API bool vkmoe_device_kernel_time(const vkmoe_device *dev, uint32_t index,
+                                        struct vkmoe_kernel_time *time);
+VKMOE_API void vkmoe_device_reset_times(vkmoe_device *dev);
 
 /* ---- model --------------------------------------------------------------------------------------------- */
 

@@ -17,26 +17,21 @@ layout(std430, set = 0, binding = 3) writeonly restrict buffer State { uint data
 layout(std430, set = 0, binding = 4) writeonly restrict buffer Table { uint data[]; } table;
 layout(std430, set = 0, binding = 5) writeonly restrict buffer Mail { uint data[]; } mail;
 
-uint groups(uint mode, uint a)
+uint groups(uint mode, uint a, uint n_tokens, uint n_rows, uint n_context)
 {
-    uint n_tokens = st.data[STEP_N_TOKENS];
-    uint n = n_tokens;
+    uint n = mode == DIM_ROWS ? n_rows : mode == DIM_CONTEXT ? n_context : n_tokens;
 
     if (mode == DIM_FIXED)
         return a;
-    if (mode == DIM_DEVICE)
-        return 0u;
-    if (mode == DIM_ROWS)
-        n = st.data[STEP_N_ROWS];
-    if (mode == DIM_CONTEXT)
-        n = st.data[STEP_POS] + n_tokens;
-    return (n + a - 1u) / a;
+    return mode == DIM_DEVICE ? 0u : (n + a - 1u) / a;
 }
 
 void main()
 {
     uint lane = gl_LocalInvocationIndex;
-    uint n_state = STEP_TOKENS + st.data[STEP_N_TOKENS];
+    uint n_tokens = st.data[STEP_N_TOKENS], n_rows = st.data[STEP_N_ROWS];
+    uint n_context = st.data[STEP_POS] + n_tokens;
+    uint n_state = STEP_TOKENS + n_tokens;
     uint n_changes = st.data[STEP_N_CHANGES];
     uint changes = STEP_TOKENS + st.data[STEP_CHUNK];
     uint n_args = tmpl.data[0] * 3u;
@@ -53,7 +48,7 @@ void main()
         uint entry = TMPL_HEAD + 2u * i;
         uint n = 0u;
         if (i >= first)
-            n = groups(tmpl.data[entry], tmpl.data[entry + 1u]);
+            n = groups(tmpl.data[entry], tmpl.data[entry + 1u], n_tokens, n_rows, n_context);
         args.data[i] = n;
     }
     if (lane == 0u) {

@@ -46,9 +46,11 @@ static int close_instance(void **state)
     return cor_alloc_live() != live_before;
 }
 
+static bool profile; /* devices opened from now on time their kernels */
+
 static struct gpu_device *open_device(const char *caps)
 {
-    const struct gpu_device_params p = {.caps = caps, .skip_barrier = -1};
+    const struct gpu_device_params p = {.caps = caps, .profile = profile, .skip_barrier = -1};
     struct gpu_device *dev = NULL;
     struct vkmoe_err err = {0};
 
@@ -495,6 +497,33 @@ static void commands(void **state)
     quiet(before);
 }
 
+static void kernel_times(void **state)
+{
+    const uint64_t before = gpu_instance_validation_count(inst);
+    const struct gpu_kernel_time *t;
+    struct rig r;
+
+    (void)state;
+    rig_open(&r, NULL);
+    assert_null(gpu_profile_times(r.dev));
+    rig_close(&r);
+    profile = true;
+    rig_open(&r, NULL);
+    profile = false;
+    rig_record(&r);
+    for (int i = 0; i < 3; i++)
+        rig_run(&r, 99);
+    t = gpu_profile_times(r.dev);
+    assert_int_equal(t[GPU_K_argmax].count, 6);
+    assert_int_equal(t[GPU_K_publish].count, 6);
+    assert_int_equal(t[GPU_K_embed].count, 0);
+    assert_true(t[GPU_K_argmax].ns > 0 && t[GPU_K_argmax].ns < 10.0 * SECOND);
+    gpu_profile_reset(r.dev);
+    assert_int_equal(t[GPU_K_argmax].count, 0);
+    rig_close(&r);
+    quiet(before);
+}
+
 /* Many sets grow the pools; a bad dispatch is told by end, once, and nothing is submitted. */
 static void recording_errors(void **state)
 {
@@ -746,6 +775,7 @@ int main(void)
         cmocka_unit_test(budgets),
         cmocka_unit_test(transfers),
         cmocka_unit_test(pipelines),
+        cmocka_unit_test(kernel_times),
         cmocka_unit_test(commands),
         cmocka_unit_test(recording_errors),
         cmocka_unit_test(every_barrier_counts),

@@ -6,11 +6,12 @@
 
 #include "shared/step.h"
 
+#define MISSING_WORDS ((N_EXPERTS + 31u) / 32u)
 shared uint missing_bits[MAX_EXPERTS / 32];
 
 void missing_clear()
 {
-    for (uint i = gl_LocalInvocationIndex; i < MAX_EXPERTS / 32; i += WG)
+    for (uint i = gl_LocalInvocationIndex; i < MISSING_WORDS; i += WG)
         missing_bits[i] = 0u;
 }
 
@@ -22,7 +23,7 @@ void missing_add(uint expert)
 uint missing_count()
 {
     uint n = 0u;
-    for (uint i = 0u; i < MAX_EXPERTS / 32; i++)
+    for (uint i = 0u; i < MISSING_WORDS; i++)
         n += bitCount(missing_bits[i]);
     return n;
 }
@@ -61,7 +62,7 @@ void halt(uint n_missing)
         mail.data[MAIL_LAYER] = p.layer;
         mail.data[MAIL_N_MISSING] = n_missing;
     }
-    for (uint i = lane; i < MAX_EXPERTS / 32; i += WG)
+    for (uint i = lane; i < MISSING_WORDS; i += WG) /* publish cleared the rest */
         mail.data[MAIL_MISSING + i] = missing_bits[i];
     stop_at(p.next);
 }

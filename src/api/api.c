@@ -76,7 +76,8 @@ enum vkmoe_status vkmoe_device_json(const vkmoe_context *ctx, uint32_t index, ch
 enum vkmoe_status vkmoe_device_open(vkmoe_device **out, vkmoe_context *ctx,
                                     const struct vkmoe_device_params *params, struct vkmoe_err *err)
 {
-    const struct gpu_device_params gp = {.caps = params ? params->caps : NULL, .skip_barrier = -1};
+    const struct gpu_device_params gp = {
+        .caps = params ? params->caps : NULL, .profile = params && params->profile, .skip_barrier = -1};
     vkmoe_device *dev = cor_zalloc(sizeof(*dev));
     enum vkmoe_status st = VKMOE_OK;
     uint32_t index;
@@ -104,6 +105,25 @@ void vkmoe_device_close(vkmoe_device *dev)
 const struct vkmoe_device_info *vkmoe_device_facts(const vkmoe_device *dev)
 {
     return gpu_device_info(dev->gpu);
+}
+
+bool vkmoe_device_kernel_time(const vkmoe_device *dev, uint32_t index, struct vkmoe_kernel_time *time)
+{
+    const struct gpu_kernel_time *t = gpu_profile_times(dev->gpu);
+
+    for (uint32_t k = 0; t && k < GPU_KERNEL_COUNT; k++) {
+        if (!t[k].count || index--)
+            continue;
+        *time = (struct vkmoe_kernel_time){
+            .kernel = gpu_kernel_info((enum gpu_kernel)k)->name, .count = t[k].count, .ms = t[k].ns / 1e6};
+        return true;
+    }
+    return false;
+}
+
+void vkmoe_device_reset_times(vkmoe_device *dev)
+{
+    gpu_profile_reset(dev->gpu);
 }
 
 /* ---- model

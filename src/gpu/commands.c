@@ -25,6 +25,7 @@ struct gpu_cmds {
     uint32_t n_pools;
     VkDescriptorBufferInfo *infos; /* scratch, n_infos */
     uint32_t n_infos;
+    struct gpu_queries *queries; /* NULL: not timed */
     const struct gpu_pipeline *bound;
     bool recording, ready;
     enum vkmoe_status st; /* of the recording */
@@ -63,6 +64,7 @@ enum vkmoe_status gpu_cmds_create(struct gpu_cmds **out, struct gpu_device *dev,
         c->cmd = VK_NULL_HANDLE;
         TRY(gpu_fail(dev, r, "creating commands", name, err));
     }
+    TRY(gpu_queries_create(&c->queries, dev, err));
     gpu_name(dev, VK_OBJECT_TYPE_COMMAND_BUFFER, (uint64_t)(uintptr_t)c->cmd, name);
     *out = c;
     c = NULL;
@@ -80,6 +82,7 @@ void gpu_cmds_destroy(struct gpu_cmds *c)
             c->dev->fn.vkDestroyDescriptorPool(c->dev->vk, c->pools[i].vk, NULL);
         c->dev->fn.vkDestroyCommandPool(c->dev->vk, c->pool, NULL);
     }
+    gpu_queries_destroy(c->queries, c->dev);
     cor_free(c->pools);
     cor_free(c->infos);
     cor_free(c);
@@ -112,6 +115,7 @@ static enum vkmoe_status begin(struct gpu_cmds *c, struct vkmoe_err *err)
     }
     if ((r = VK_CALL(dev->fn.vkBeginCommandBuffer(c->cmd, &bi))) != VK_SUCCESS)
         TRY(gpu_fail(dev, r, "recording", c->name, err));
+    gpu_queries_begin(c->queries, dev, c->cmd);
 done:
     return st;
 }
@@ -285,8 +289,11 @@ void gpu_cmds_dispatch(struct gpu_cmds *c, struct gpu_pipeline *p, const struct 
         keep(c,
              cor_fail(&c->err, VKMOE_ERR_LIMIT, "%s: %s: a grid of %u x %u x %u workgroups, %u are allowed",
                       c->dev->info.name, gpu_kernel_info(p->kernel)->name, x, y, z, max));
-    if (bind(c, p, binds, n_binds, push))
-        c->dev->fn.vkCmdDispatch(c->cmd, x, y, z);
+    if (!bind(c, p, binds, n_binds, push))
+        return;
+    gpu_queries_stamp(c->queries, c->dev, c->cmd, p->kernel, false);
+    c->dev->fn.vkCmdDispatch(c->cmd, x, y, z);
+    gpu_queries_stamp(c->queries, c->dev, c->cmd, p->kernel, true);
 }
 
 void gpu_cmds_dispatch_indirect(struct gpu_cmds *c, struct gpu_pipeline *p, const struct gpu_bind *binds,
@@ -294,8 +301,11 @@ void gpu_cmds_dispatch_indirect(struct gpu_cmds *c, struct gpu_pipeline *p, cons
                                 uint64_t args_off)
 {
     assert(args_off % 4 == 0 && args_off + 12 <= args->bytes);
-    if (bind(c, p, binds, n_binds, push))
-        c->dev->fn.vkCmdDispatchIndirect(c->cmd, args->vk, args_off);
+    if (!bind(c, p, binds, n_binds, push))
+        return;
+    gpu_queries_stamp(c->queries, c->dev, c->cmd, p->kernel, false);
+    c->dev->fn.vkCmdDispatchIndirect(c->cmd, args->vk, args_off);
+    gpu_queries_stamp(c->queries, c->dev, c->cmd, p->kernel, true);
 }
 
 void gpu_cmds_barrier(struct gpu_cmds *c, enum gpu_barrier kind)
@@ -376,6 +386,8 @@ enum vkmoe_status gpu_submit(struct gpu_device *dev, struct gpu_cmds *const *cmd
         TRY(gpu_fail(dev, r, "submitting", cmds[0]->name, err));
     dev->copied_signaled = false;
     dev->n_in_flight++;
+    for (uint32_t i = 0; i < n; i++)
+        gpu_profile_submitted(dev, cmds[i]->queries);
 done:
     return st;
 }
@@ -394,6 +406,7 @@ enum vkmoe_status gpu_wait(struct gpu_device *dev, uint64_t timeout_ns, const ch
         TRY(gpu_fail(dev, r, "waiting for", what, err));
     if ((r = VK_CALL(dev->fn.vkResetFences(dev->vk, dev->n_in_flight, dev->fences))) != VK_SUCCESS)
         TRY(gpu_fail(dev, r, "resetting the fence after", what, err));
+    gpu_profile_collect(dev);
     dev->n_in_flight = 0; /* until the fences are usable again the next submit settles first */
 done:
     return st;

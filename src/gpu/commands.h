@@ -49,4 +49,14 @@ enum vkmoe_status gpu_submit(struct gpu_device *dev, struct gpu_cmds *const *cmd
 enum vkmoe_status gpu_wait(struct gpu_device *dev, uint64_t timeout_ns, const char *what,
                            struct vkmoe_err *err);
 
+struct gpu_kernel_time {
+    uint64_t count; /* dispatches, those with empty grids too */
+    double ns;
+};
+
+/* Sums by kernel since opening or reset, of what gpu_wait has seen end: GPU_KERNEL_COUNT entries. NULL unless
+ * the device was opened with `profile`. */
+const struct gpu_kernel_time *gpu_profile_times(const struct gpu_device *dev);
+void gpu_profile_reset(struct gpu_device *dev);
+
 #endif

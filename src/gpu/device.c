@@ -118,6 +118,8 @@ enum vkmoe_status gpu_device_open(struct gpu_device **out, struct gpu_instance *
     TRY(create_device(dev, p, err));
     if (!compile_only)
         TRY(create_sync(dev, err));
+    if (p && p->profile && !compile_only)
+        TRY(gpu_profile_open(dev, err));
     TRY(gpu_cache_open(dev, err));
     *out = dev;
     dev = NULL;
@@ -184,6 +186,7 @@ void gpu_device_close(struct gpu_device *dev)
             dev->fn.vkDestroyDevice(dev->vk, NULL);
         }
     }
+    gpu_profile_close(dev);
     cor_free(dev->batch);
     cor_free(dev);
 }

@@ -61,6 +61,7 @@ struct gpu_device_params {
     bool compile_only;       /* never allocate memory (drivers without hardware); only pipelines work */
     bool exec_props;         /* enable pipeline statistics */
     bool robust;             /* enable robustBufferAccess (tests) */
+    bool profile;            /* time every kernel: VKMOE_ERR_UNSUPPORTED where there are no timestamps */
     bool fake_transfer;      /* tests: ring copies go the way of a transfer queue, on the only queue */
     int32_t skip_barrier;    /* tests: leave out the nth barrier (from 0) recorded after opening; -1: none */
 };

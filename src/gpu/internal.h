@@ -168,6 +168,8 @@ struct gpu_device {
     struct gpu_pipeline *pipelines;
     VkShaderModule modules[GPU_KERNEL_COUNT]; /* made on first use */
 
+    struct gpu_profile *profile; /* NULL: kernels are not timed */
+
     int32_t skip_barrier;
     uint32_t n_barriers;
 };
@@ -178,6 +180,21 @@ bool gpu_settle(struct gpu_device *dev);
 
 /* Debug name for the validation layer and for profilers. */
 void gpu_name(struct gpu_device *dev, VkObjectType type, uint64_t handle, const char *name);
+
+/* ---- profile
+ * ------------------------------------------------------------------------------------------------ */
+
+enum vkmoe_status gpu_profile_open(struct gpu_device *dev, struct vkmoe_err *err);
+void gpu_profile_close(struct gpu_device *dev);
+/* Timestamps of one command buffer; *out is NULL, and the others do nothing, without a profile. */
+struct gpu_queries;
+enum vkmoe_status gpu_queries_create(struct gpu_queries **out, struct gpu_device *dev, struct vkmoe_err *err);
+void gpu_queries_destroy(struct gpu_queries *q, struct gpu_device *dev);
+void gpu_queries_begin(struct gpu_queries *q, struct gpu_device *dev, VkCommandBuffer cmd);
+void gpu_queries_stamp(struct gpu_queries *q, struct gpu_device *dev, VkCommandBuffer cmd, enum gpu_kernel k,
+                       bool after);
+void gpu_profile_submitted(struct gpu_device *dev, struct gpu_queries *q);
+void gpu_profile_collect(struct gpu_device *dev); /* after a wait */
 
 /* ---- memory
  * ------------------------------------------------------------------------------------------------- */

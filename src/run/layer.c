@@ -376,12 +376,14 @@ static void find_slots(const struct run_graph *g, uint32_t layer)
 
         PUT(g, GPU_K_group, spec, binds, push, DIM_1, DIM_1, DIM_1);
     } else {
+        const struct spec_resolve few = {
+            .wg = narrow(g) ? 8 : 32, .n_experts = c->n_experts, .k_used = c->n_experts_used};
         const struct push_resolve push = {.layer = layer, .next = next, .after = after};
         const struct gpu_bind binds[] = {whole(s->state),   act(g, &s->sel),   whole(pool->table),
                                          act(g, &s->ranks), whole(s->mailbox), whole(g->prog->args),
                                          whole(s->routes)};
 
-        PUT(g, GPU_K_resolve, spec, binds, push, DIM_1, DIM_1, DIM_1);
+        PUT(g, GPU_K_resolve, few, binds, push, DIM_1, DIM_1, DIM_1);
     }
 }
 

@@ -163,7 +163,7 @@ static void add_rest(struct list *l, const struct shape *s)
     const struct spec_publish publish = {128};
     const struct spec_rmsnorm norm = {128, s->dim, bits(1e-6f), 0};
     const struct spec_router router = {128, s->n_experts, s->k_used, 0, bits(1.0f)};
-    const struct spec_resolve resolve = {128, s->n_experts, s->k_used};
+    const struct spec_resolve resolve = {32, s->n_experts, s->k_used}, group = {128, s->n_experts, s->k_used};
     const struct spec_swiglu swiglu = {128, s->ff};
     const struct spec_combine combine = {128, s->dim, s->k_used, 1};
     const struct spec_argmax argmax = {128, s->vocab};
@@ -174,7 +174,7 @@ static void add_rest(struct list *l, const struct shape *s)
     ADD(l, rmsnorm_sg, "", "", norm);
     ADD(l, router, "", "", router);
     ADD(l, resolve, "", "", resolve);
-    ADD(l, group, "", "", resolve);
+    ADD(l, group, "", "", group);
     ADD(l, swiglu, "", "", swiglu);
     ADD(l, combine, "", "", combine);
     ADD(l, argmax, "", "", argmax);

@@ -1,0 +1,143 @@
+/* Times of kernels by timestamp queries around every recorded dispatch. Owns query pools and sums; off unless
+ * the device was opened for it. */
+#include <string.h>
+
+#include "gpu/internal.h"
+
+#define DISPATCHES  1024 /* of one command buffer that are timed; later ones are not */
+#define SUBMITS_MAX 512  /* command buffers between two waits */
+
+struct gpu_queries {
+    VkQueryPool pool;
+    uint32_t n; /* dispatches */
+    uint16_t kernels[DISPATCHES];
+};
+
+struct gpu_profile {
+    struct gpu_kernel_time times[GPU_KERNEL_COUNT];
+    double tick_ns;
+    uint64_t mask; /* valid bits of a timestamp */
+    struct gpu_queries *submitted[SUBMITS_MAX];
+    uint32_t n_submitted;
+    uint64_t stamps[2 * DISPATCHES];
+};
+
+enum vkmoe_status gpu_profile_open(struct gpu_device *dev, struct vkmoe_err *err)
+{
+    const struct gpu_phys *phys = dev->phys;
+    VkQueueFamilyProperties fam[64];
+    uint32_t n = 64, bits;
+
+    vkGetPhysicalDeviceQueueFamilyProperties(phys->vk, &n, fam);
+    bits = phys->queue_family < n ? fam[phys->queue_family].timestampValidBits : 0;
+    if (!bits || phys->props.limits.timestampPeriod <= 0)
+        return cor_fail(err, VKMOE_ERR_UNSUPPORTED, "%s: no timestamps: kernels cannot be timed",
+                        dev->info.name);
+    dev->profile = cor_zalloc(sizeof(*dev->profile));
+    if (!dev->profile)
+        return cor_fail(err, VKMOE_ERR_MEMORY, "%s: no memory for a profile", dev->info.name);
+    dev->profile->tick_ns = (double)phys->props.limits.timestampPeriod;
+    dev->profile->mask = bits < 64 ? (1ull << bits) - 1 : UINT64_MAX;
+    return VKMOE_OK;
+}
+
+void gpu_profile_close(struct gpu_device *dev)
+{
+    cor_free(dev->profile);
+    dev->profile = NULL;
+}
+
+enum vkmoe_status gpu_queries_create(struct gpu_queries **out, struct gpu_device *dev, struct vkmoe_err *err)
+{
+    VkQueryPoolCreateInfo ci = {.sType = VK_STRUCTURE_TYPE_QUERY_POOL_CREATE_INFO,
+                                .queryType = VK_QUERY_TYPE_TIMESTAMP,
+                                .queryCount = 2 * DISPATCHES};
+    struct gpu_queries *q;
+    VkResult r;
+
+    *out = NULL;
+    if (!dev->profile)
+        return VKMOE_OK;
+    q = cor_zalloc(sizeof(*q));
+    if (!q)
+        return cor_fail(err, VKMOE_ERR_MEMORY, "%s: no memory for a profile", dev->info.name);
+    if ((r = VK_CALL(dev->fn.vkCreateQueryPool(dev->vk, &ci, NULL, &q->pool))) != VK_SUCCESS) {
+        cor_free(q);
+        return gpu_fail(dev, r, "creating timestamp queries", NULL, err);
+    }
+    *out = q;
+    return VKMOE_OK;
+}
+
+void gpu_queries_destroy(struct gpu_queries *q, struct gpu_device *dev)
+{
+    struct gpu_profile *p = dev->profile;
+
+    if (!q)
+        return;
+    for (uint32_t i = 0; p && i < p->n_submitted; i++)
+        if (p->submitted[i] == q)
+            p->submitted[i--] = p->submitted[--p->n_submitted];
+    if (!dev->hung)
+        dev->fn.vkDestroyQueryPool(dev->vk, q->pool, NULL);
+    cor_free(q);
+}
+
+void gpu_queries_begin(struct gpu_queries *q, struct gpu_device *dev, VkCommandBuffer cmd)
+{
+    if (!q)
+        return;
+    q->n = 0;
+    dev->fn.vkCmdResetQueryPool(cmd, q->pool, 0, 2 * DISPATCHES);
+}
+
+void gpu_queries_stamp(struct gpu_queries *q, struct gpu_device *dev, VkCommandBuffer cmd, enum gpu_kernel k,
+                       bool after)
+{
+    if (!q || q->n == DISPATCHES)
+        return;
+    dev->fn.vkCmdWriteTimestamp(cmd, VK_PIPELINE_STAGE_BOTTOM_OF_PIPE_BIT, q->pool, 2 * q->n + after);
+    if (after)
+        q->kernels[q->n++] = (uint16_t)k;
+}
+
+void gpu_profile_submitted(struct gpu_device *dev, struct gpu_queries *q)
+{
+    struct gpu_profile *p = dev->profile;
+
+    if (p && q && q->n && p->n_submitted < SUBMITS_MAX)
+        p->submitted[p->n_submitted++] = q;
+}
+
+/* A command buffer that was submitted twice since the last wait has kept its second run only. */
+void gpu_profile_collect(struct gpu_device *dev)
+{
+    struct gpu_profile *p = dev->profile;
+
+    for (uint32_t i = 0; p && i < p->n_submitted; i++) {
+        const struct gpu_queries *q = p->submitted[i];
+
+        if (dev->fn.vkGetQueryPoolResults(dev->vk, q->pool, 0, 2 * q->n, sizeof(p->stamps), p->stamps, 8,
+                                          VK_QUERY_RESULT_64_BIT) != VK_SUCCESS)
+            continue;
+        for (uint32_t j = 0; j < q->n; j++) {
+            uint64_t ticks = (p->stamps[2 * j + 1] - p->stamps[2 * j]) & p->mask;
+
+            p->times[q->kernels[j]].count++;
+            p->times[q->kernels[j]].ns += (double)ticks * p->tick_ns;
+        }
+    }
+    if (p)
+        p->n_submitted = 0;
+}
+
+const struct gpu_kernel_time *gpu_profile_times(const struct gpu_device *dev)
+{
+    return dev->profile ? dev->profile->times : NULL;
+}
+
+void gpu_profile_reset(struct gpu_device *dev)
+{
+    if (dev->profile)
+        memset(dev->profile->times, 0, sizeof(dev->profile->times));
+}
