@@ -25,12 +25,16 @@ layout(std430, set = 0, binding = SEG_BINDING) readonly restrict buffer Segment 
  * False: nothing to do here (no slot, or the slot of another dispatch). */
 bool segment_open(uint slot, out uint base)
 {
+    bool none = slot == NONE;
+
+    /* Drivers may compute addresses in lanes that have left: the index must name a segment always. */
+    slot = none ? 0u : slot;
     base = slot % SLOTS_PER_SEG * SLOT_STRIDE;
 #ifdef SEG_ARRAY
     segment_index = slot / SLOTS_PER_SEG;
-    return slot != NONE;
+    return !none;
 #else
-    return slot != NONE && slot / SLOTS_PER_SEG == p.seg;
+    return !none && slot / SLOTS_PER_SEG == p.seg;
 #endif
 }
 
