@@ -102,8 +102,7 @@ static void check_timings(const cJSON *o, size_t n_prompt, size_t n_decoded)
 static void check_device_and_pool(const cJSON *o)
 {
     static const char *const strings[] = {"name", "driver", "driver_version"};
-    static const char *const numbers[] = {"slots", "slot_bytes", "budget_bytes", "uploaded_bytes",
-                                          "host_waits"};
+    static const char *const numbers[] = {"slots", "slot_bytes", "budget_bytes", "hits", "host_waits"};
 
     for (size_t i = 0; i < COR_COUNT(strings); i++)
         assert_true(cJSON_IsString(cli_get(cli_get(o, "device"), strings[i])));

@@ -165,7 +165,7 @@ void cli_progress_step(void *user, uint64_t done, uint64_t total)
 
     if (!p->start_ns)
         p->start_ns = p->last_ns = now;
-    if (!total || now - p->last_ns < 100000000 || !cor_stderr_is_tty()) /* ten times a second is enough */
+    if (!total || now - p->last_ns < 100000000 || !cor_is_tty(2)) /* ten times a second is enough */
         return;
     p->last_ns = now;
     part = done < total ? (double)done / (double)total : 1;

@@ -4,6 +4,7 @@
 #include <stdio.h>
 #include <string.h>
 
+#include "cli/pool.h"
 #include "core/os.h"
 
 #define PIECE 512 /* tokens fed between two looks at Ctrl-C: the session's chunk on all but small devices */
@@ -14,42 +15,142 @@ static bool parse_kv(const char *name, enum vkmoe_kv_type *type)
     return !strcmp(name, "f32") || !strcmp(name, "f16");
 }
 
-int cli_engine_open(struct cli_engine *e, const struct cli_cmd *cmd)
+/* ---- opening
+ * ------------------------------------------------------------------------------------------------ */
+
+int cli_engine_open_device(struct cli_engine *e, const struct cli_cmd *cmd)
 {
     char cache[4096];
-    struct cli_progress bar = {.what = "loading"};
     struct vkmoe_params params = {.log = cli_log, .validation = e->validation};
     const struct vkmoe_device_params dp = {.device = e->device, .caps = e->caps};
-    const struct vkmoe_model_params mp = {
-        .lazy_experts = e->lazy, .progress = cli_progress_step, .progress_user = &bar};
-    struct vkmoe_session_params sp = {.n_ctx = (uint32_t)e->n_ctx};
     struct vkmoe_err err = {0};
     enum vkmoe_status st;
 
-    if (!parse_kv(e->kv_k, &sp.kv_k))
+    e->params.n_ctx = (uint32_t)e->n_ctx;
+    if (!parse_kv(e->kv_k, &e->params.kv_k))
         return cli_usage(cmd, "-ctk takes f16 or f32, not '%s'", e->kv_k);
-    if (!parse_kv(e->kv_v, &sp.kv_v))
+    if (!parse_kv(e->kv_v, &e->params.kv_v))
         return cli_usage(cmd, "-ctv takes f16 or f32, not '%s'", e->kv_v);
     cor_cache_dir(cache, sizeof(cache));
     params.cache_dir = cache[0] ? cache : NULL;
     TRY(cli_model_path(e->model, e->path, &err));
     TRY(vkmoe_open(&e->ctx, &params, &err));
     TRY(vkmoe_device_open(&e->dev, e->ctx, &dp, &err));
-    TRY(vkmoe_model_open(&e->mdl, e->dev, e->path, &mp, &err));
-    TRY(vkmoe_session_create(&e->ses, e->mdl, &sp, &err));
+done:
+    return st == VKMOE_OK ? CLI_GOOD : cli_error(&err);
+}
+
+enum vkmoe_status cli_engine_load(struct cli_engine *e, uint64_t pool_bytes, struct vkmoe_err *err)
+{
+    struct cli_progress bar = {.what = "loading"};
+    const struct vkmoe_model_params mp = {.lazy_experts = e->lazy,
+                                          .pool_bytes = pool_bytes,
+                                          .pool_policy = e->policy,
+                                          .warm_start = e->warm_start,
+                                          .session = &e->params,
+                                          .check_slots = e->check_slots,
+                                          .progress = cli_progress_step,
+                                          .progress_user = &bar};
+    enum vkmoe_status st = VKMOE_OK;
+
+    TRY(vkmoe_model_open(&e->mdl, e->dev, e->path, &mp, err));
+    TRY(vkmoe_session_create(&e->ses, e->mdl, &e->params, err));
 done:
     cli_progress_end(&bar);
+    return st;
+}
+
+/* Name of a model for people: its file's, without folders and ending. */
+static void model_name(const struct cli_engine *e, char *name, size_t cap)
+{
+    const char *base = e->path, *dot;
+
+    for (const char *c = e->path; *c; c++)
+        if (*c == '/' || *c == '\\')
+            base = c + 1;
+    dot = strrchr(base, '.');
+    snprintf(name, cap, "%.*s", dot && dot > base ? (int)(dot - base) : (int)strlen(base), base);
+}
+
+static enum vkmoe_status begin_trace(struct cli_engine *e, struct vkmoe_err *err)
+{
+    const struct vkmoe_model_info *m = vkmoe_model_facts(e->mdl);
+    char name[256];
+    const struct xp_trace_info info = {.model = name,
+                                       .n_layers = m->n_layers,
+                                       .n_experts = m->n_experts,
+                                       .n_used = m->n_experts_used,
+                                       .expert_bytes = m->expert_bytes,
+                                       .weights = e->trace_weights};
+    enum vkmoe_status st = VKMOE_OK;
+
+    if (m->n_layers > XP_TRACE_LAYERS)
+        return cor_fail(err, VKMOE_ERR_UNSUPPORTED, "%s: a trace of %" PRIu32 " layers is not possible",
+                        e->trace, m->n_layers);
+    model_name(e, name, sizeof(name));
+    cor_catch_interrupt(); /* so that no temporary file is left */
+    TRY(xp_trace_create(&e->tracer, e->trace, &info, err));
+    vkmoe_session_on_route(e->ses, xp_trace_add, e->tracer);
+done:
+    return st;
+}
+
+int cli_engine_open(struct cli_engine *e, const struct cli_cmd *cmd)
+{
+    struct vkmoe_err err = {0};
+    uint64_t pool_bytes;
+    enum vkmoe_status st = VKMOE_OK;
+    int status;
+
+    if (!cli_pool_bytes(e->pool, e->pool ? strlen(e->pool) : 0, &pool_bytes))
+        return cli_usage(cmd, "--pool-mib takes auto, all or a whole number of at least 1, not '%s'",
+                         e->pool);
+    if (e->trace_weights && !e->trace)
+        return cli_usage(cmd, "--route-weights belongs to --route-trace FILE");
+    if ((status = cli_engine_open_device(e, cmd)) != CLI_GOOD)
+        return status;
+    TRY(cli_engine_load(e, pool_bytes, &err));
+    cli_pool_note(e);
+    if (e->trace)
+        TRY(begin_trace(e, &err));
+done:
     return st == VKMOE_OK ? CLI_GOOD : cli_error(&err);
+}
+
+/* ---- the end
+ * ------------------------------------------------------------------------------------------------ */
+
+enum vkmoe_status cli_engine_commit(struct cli_engine *e, struct vkmoe_err *err)
+{
+    struct xp_trace_writer *tracer = e->tracer;
+    enum vkmoe_status st = VKMOE_OK;
+
+    e->tracer = NULL;
+    if (tracer) {
+        vkmoe_session_on_route(e->ses, NULL, NULL);
+        TRY(xp_trace_commit(tracer, err));
+    }
+    if (e->save_hot)
+        TRY(vkmoe_model_save_hot(e->mdl, e->save_hot, err));
+done:
+    return st;
+}
+
+void cli_engine_unload(struct cli_engine *e)
+{
+    vkmoe_session_destroy(e->ses);
+    vkmoe_model_close(e->mdl);
+    xp_trace_discard(e->tracer);
+    e->ses = NULL;
+    e->mdl = NULL;
+    e->tracer = NULL;
 }
 
 void cli_engine_close(struct cli_engine *e)
 {
-    vkmoe_session_destroy(e->ses);
-    vkmoe_model_close(e->mdl);
+    cli_engine_unload(e);
     vkmoe_device_close(e->dev);
     vkmoe_close(e->ctx);
-    e->ses = NULL;
-    e->mdl = NULL;
     e->dev = NULL;
     e->ctx = NULL;
 }
@@ -61,6 +162,9 @@ int cli_engine_end(struct cli_engine *e, int status, enum vkmoe_status st, const
     cli_engine_close(e);
     return status;
 }
+
+/* ---- feeding
+ * ------------------------------------------------------------------------------------------------ */
 
 enum vkmoe_status cli_engine_check_prompt(const struct cli_engine *e, size_t n, struct vkmoe_err *err)
 {
@@ -101,19 +205,4 @@ void cli_engine_device_line(const struct cli_engine *e, char *dst, size_t n)
     const struct vkmoe_device_info *d = vkmoe_device_facts(e->dev);
 
     snprintf(dst, n, "%s, %s %s", d->name, d->driver, d->driver_version);
-}
-
-void cli_engine_pool_json(const struct cli_engine *e)
-{
-    const struct vkmoe_model_info *m = vkmoe_model_facts(e->mdl);
-    struct vkmoe_model_stats ms;
-    struct vkmoe_session_stats ss;
-
-    vkmoe_model_get_stats(e->mdl, &ms);
-    vkmoe_session_get_stats(e->ses, &ss);
-    printf("\"pool\": {\"slots\": %" PRIu32 ", \"slot_bytes\": %" PRIu64 ", \"segments\": %" PRIu32
-           ", \"budget_bytes\": %" PRIu64 ", \"uploads\": %" PRIu64 ", \"uploaded_bytes\": %" PRIu64
-           ", \"host_waits\": %" PRIu64 ", \"halts\": %" PRIu64 "}",
-           m->n_slots, m->expert_bytes, m->n_segments, m->pool_bytes, ms.uploads, ms.uploaded_bytes, ss.waits,
-           ss.halts);
 }

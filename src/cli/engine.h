@@ -4,18 +4,22 @@
 #define CLI_ENGINE_H
 
 #include "cli/cli.h"
+#include "experts/trace.h"
 
 struct cli_engine {
     /* options, from CLI_ENGINE_DEFAULTS */
     const char *model, *device, *caps, *kv_k, *kv_v;
+    const char *pool, *policy, *warm_start, *save_hot, *trace;
     int64_t n_ctx;
-    bool validation, lazy;
+    bool validation, lazy, check_slots, trace_weights;
     /* opened */
     vkmoe_context *ctx;
     vkmoe_device *dev;
     vkmoe_model *mdl;
     vkmoe_session *ses;
-    char path[4096]; /* of the model */
+    char path[4096];                    /* of the model */
+    struct vkmoe_session_params params; /* of ses */
+    struct xp_trace_writer *tracer;     /* of --route-trace; NULL: none */
 };
 
 #define CLI_ENGINE_DEFAULTS          \
@@ -28,23 +32,50 @@ struct cli_engine {
 #define CLI_ENGINE_OPTS(e)                                                                                   \
     {"-m|--model", CLI_STR, &(e).model, "FILE", "GGUF file (default: the bundled model)", 0, 0},             \
     {"-dev|--device", CLI_STR, &(e).device, "NAME",                                                          \
-     "index or part of a name (default: the best one)", 0, 0},                                     \
+     "index or part of a name (default: the best one)", 0, 0},                                               \
     {"-c|--ctx-size", CLI_INT, &(e).n_ctx, "N",                                                              \
-     "context (default 0: the model's, at most 4096)", 0, 1 << 24},                                \
+     "context (default 0: the model's, at most 4096)", 0, 1 << 24},                                          \
     {"-ctk|--cache-type-k", CLI_STR, &(e).kv_k, "TYPE", "key cache: f16 (default) or f32", 0, 0},            \
     {"-ctv|--cache-type-v", CLI_STR, &(e).kv_v, "TYPE", "value cache: f16 (default) or f32", 0, 0},          \
+    {"--pool-policy", CLI_STR, &(e).policy, "TEXT",                                                          \
+     "lru, lfu, decay or decay:TOKENS, each also with /layer or /global behind it (default decay)", 0, 0},   \
+    {"--warm-start", CLI_STR, &(e).warm_start, "FILE",                                                       \
+     "begin with the experts of a file that --save-hot wrote", 0, 0},                                        \
     {"--lazy-experts", CLI_FLAG, &(e).lazy, NULL, "load each expert when a token first asks for it", 0, 0},  \
+    {"--check-slots", CLI_FLAG, &(e).check_slots, NULL,                                                      \
+     "compare slots with the file after each load (for debugging)", 0, 0},                                   \
     {"--caps", CLI_STR, &(e).caps, "LIST",                                                                   \
      "use less of the device than it has, as -f16,-subgroup (docs/DEVICES.md)", 0, 0},                       \
     {"--validation", CLI_FLAG, &(e).validation, NULL, "run under the Vulkan validation layer", 0, 0}
+
+/* Rows for commands that feed one text through one pool. */
+#define CLI_POOL_OPTS(e)                                                                                     \
+    {"--pool-mib|--moe-cache-mib", CLI_STR, &(e).pool, "N",                                                  \
+     "MiB on the device for experts, or all, or auto (the default: all where they fit)", 0, 0},              \
+    {"--save-hot", CLI_STR, &(e).save_hot, "FILE",                                                           \
+     "at the end, write which experts were used most, for --warm-start", 0, 0},                              \
+    {"--route-trace", CLI_STR, &(e).trace, "FILE",                                                           \
+     "write the experts that each token chose in each layer, for `vkmoe bench pool`", 0, 0},                 \
+    {"--route-weights", CLI_FLAG, &(e).trace_weights, NULL, "with their probabilities", 0, 0}
 /* clang-format on */
 
 /* Opens everything. Returns CLI_GOOD, or the exit status after printing the reason. */
 int cli_engine_open(struct cli_engine *e, const struct cli_cmd *cmd);
+/* Writes what options asked for besides the command's own results: hot set and route trace. Before those
+ * results, so that a failure leaves none. */
+enum vkmoe_status cli_engine_commit(struct cli_engine *e, struct vkmoe_err *err);
 void cli_engine_close(struct cli_engine *e);
 /* The end of a command: prints the reason when st is a failure, and closes. Returns the exit status: `status`
  * where all went well. */
 int cli_engine_end(struct cli_engine *e, int status, enum vkmoe_status st, const struct vkmoe_err *err);
+
+/* ---- the two halves of open, for commands that open several pools on one device */
+
+/* Device and path of the model. Returns as open. */
+int cli_engine_open_device(struct cli_engine *e, const struct cli_cmd *cmd);
+/* Model with a pool of so many bytes (or VKMOE_POOL_AUTO, _ALL), and session. */
+enum vkmoe_status cli_engine_load(struct cli_engine *e, uint64_t pool_bytes, struct vkmoe_err *err);
+void cli_engine_unload(struct cli_engine *e);
 
 /* Appends a prompt to the empty session, with progress. *fed < n: Ctrl-C, heard between pieces of the prompt.
  */
@@ -55,7 +86,5 @@ enum vkmoe_status cli_engine_check_prompt(const struct cli_engine *e, size_t n, 
 
 /* "NAME, DRIVER VERSION" */
 void cli_engine_device_line(const struct cli_engine *e, char *dst, size_t n);
-/* `"pool": {...}` without a newline, to stdout. */
-void cli_engine_pool_json(const struct cli_engine *e);
 
 #endif

@@ -5,7 +5,7 @@
 #include <stdio.h>
 #include <string.h>
 
-#include "cli/engine.h"
+#include "cli/pool.h"
 #include "core/alloc.h"
 #include "core/os.h"
 #include "model/json.h"
@@ -301,13 +301,14 @@ static void print_score(const struct cli_engine *e, const struct score *s, bool 
         fprintf(stderr, "\ndevice   %s\n", device);
         fprintf(stderr, "speed    %.1f tokens/s in %.1f s\n", (double)s->tokens / ((double)ns * 1e-9),
                 (double)ns * 1e-9);
+        cli_pool_line(e, 9);
         return;
     }
     printf("{\"nll\": %.12g, \"tokens\": %" PRIu64 ", \"bytes\": %" PRIu64 ", \"documents\": %" PRIu64 ", ",
            s->nll, s->tokens, s->bytes, s->documents);
     json_number("ppl", ppl);
     json_number("ppl_per_byte", ppb);
-    cli_engine_pool_json(e);
+    cli_pool_json(e);
     printf("}\n");
 }
 
@@ -326,6 +327,7 @@ static int eval_main(const struct cli_cmd *cmd, int argc, char **argv)
         {"--json-lines", CLI_FLAG, &lines, NULL, "the file holds JSON lines whatever its name", 0, 0},
         {"--documents", CLI_INT, &documents, "N", "score the first N documents (default 0: all)", 0, 9e15},
         {"--json", CLI_FLAG, &json, NULL, "one JSON object on standard output", 0, 0},
+        CLI_POOL_OPTS(e),
         CLI_ENGINE_OPTS(e),
         {0},
     };
@@ -333,7 +335,7 @@ static int eval_main(const struct cli_cmd *cmd, int argc, char **argv)
     struct score score = {0};
     struct vkmoe_err err = {0};
     enum vkmoe_status st = VKMOE_OK;
-    uint64_t start;
+    uint64_t ns;
     int status = cli_parse(cmd, opts, argc, argv, NULL);
 
     if (status >= 0)
@@ -343,9 +345,11 @@ static int eval_main(const struct cli_cmd *cmd, int argc, char **argv)
     TRY(load_corpus(&corpus, file, separator, lines, &err));
     if ((status = cli_engine_open(&e, cmd)) == CLI_GOOD) {
         cor_catch_interrupt();
-        start = cor_now_ns();
+        ns = cor_now_ns();
         TRY(score_corpus(&e, &corpus, documents, &score, &err));
-        print_score(&e, &score, json, cor_now_ns() - start);
+        ns = cor_now_ns() - ns;
+        TRY(cli_engine_commit(&e, &err));
+        print_score(&e, &score, json, ns);
     }
 done:
     free_corpus(&corpus);

@@ -1,7 +1,8 @@
 /* vkmoe logits: logits after the last token, or after every token, as a float32 .npy file. */
 #include <stdio.h>
+#include <string.h>
 
-#include "cli/engine.h"
+#include "cli/pool.h"
 #include "core/alloc.h"
 #include "core/npy.h"
 #include "core/os.h"
@@ -47,23 +48,36 @@ static enum vkmoe_status write_logits(struct cli_engine *e, const int32_t *ids, 
     npy = sink.npy;
     sink.npy = NULL;
     TRY(cor_npy_commit(npy, err));
+    TRY(cli_engine_commit(e, err));
 done:
     cli_progress_end(&sink.bar);
     cor_npy_discard(sink.npy);
     return st;
 }
 
+static void print_json(const struct cli_engine *e, size_t n, size_t rows, const char *path)
+{
+    printf("{\"tokens\": %zu, \"rows\": %zu, \"output\": ", n, rows);
+    cli_json_string(path, strlen(path));
+    printf(", ");
+    cli_pool_json(e);
+    printf("}\n");
+}
+
 static int logits_main(const struct cli_cmd *cmd, int argc, char **argv)
 {
     struct cli_engine e = CLI_ENGINE_DEFAULTS;
     const char *tokens = NULL, *prompt = NULL, *file = NULL, *out = NULL;
-    bool all = false;
+    bool all = false, json = false;
     const struct cli_opt opts[] = {
         {"--tokens", CLI_STR, &tokens, "1,2,3", "text as token ids", 0, 0},
         {"-p|--prompt", CLI_STR, &prompt, "TEXT", "text as it is", 0, 0},
         {"-f|--file", CLI_STR, &file, "FILE", "text from a file; - is standard input", 0, 0},
         {"--all", CLI_FLAG, &all, NULL, "logits after every token: (tokens, vocab), else (1, vocab)", 0, 0},
         {"-o|--output", CLI_STR, &out, "OUT.npy", "file to write (required)", 0, 0},
+        {"--json", CLI_FLAG, &json, NULL, "one JSON object on standard output: tokens, rows, file, pool", 0,
+         0},
+        CLI_POOL_OPTS(e),
         CLI_ENGINE_OPTS(e),
         {0},
     };
@@ -89,6 +103,8 @@ static int logits_main(const struct cli_cmd *cmd, int argc, char **argv)
         if (!tokens)
             TRY(vkmoe_tokenize(e.mdl, text, bytes, false, &ids, &n, &err));
         TRY(write_logits(&e, ids, n, all, out, &err));
+        if (json)
+            print_json(&e, n, all ? n : 1, out);
     }
 done:
     cor_free(ids);

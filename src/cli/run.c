@@ -3,7 +3,7 @@
 #include <stdio.h>
 #include <string.h>
 
-#include "cli/engine.h"
+#include "cli/pool.h"
 #include "core/alloc.h"
 #include "core/npy.h"
 #include "core/os.h"
@@ -30,6 +30,7 @@ struct generation {
     size_t n_decoded; /* tokens fed after the prompt: the first token comes from the prompt's logits */
     const char *stop; /* "limit", "end", "context", "interrupt", "output" */
     char last;        /* byte written to stdout */
+    struct cli_status status;
 };
 
 static double seconds(uint64_t ns)
@@ -118,7 +119,7 @@ static void print_token(struct generation *g, int32_t token)
 
     if (g->o->json || !n)
         return;
-    fwrite(bytes, 1, n, stdout);
+    cli_status_text(&g->status, bytes, n);
     g->last = bytes[n - 1];
 }
 
@@ -155,6 +156,7 @@ static enum vkmoe_status decode(struct generation *g, struct vkmoe_err *err)
     int32_t token;
 
     g->stop = g->cap ? NULL : "limit";
+    cli_status_begin(&g->status, &g->o->e, !g->o->json);
     while (!g->stop) {
         TRY(choose(g, &token, err));
         g->out[g->n_out++] = token;
@@ -164,8 +166,10 @@ static enum vkmoe_status decode(struct generation *g, struct vkmoe_err *err)
             break;
         TRY(vkmoe_session_feed(g->o->e.ses, &token, 1, err));
         g->n_decoded++;
+        cli_status_step(&g->status, g->n_decoded);
     }
 done:
+    cli_status_end(&g->status);
     return st;
 }
 
@@ -246,7 +250,7 @@ static enum vkmoe_status print_json(const struct generation *g, struct vkmoe_err
            "\"predicted_ms\": %.3f, \"predicted_per_second\": %.3f}, ",
            g->n_fed, seconds(g->prompt_ns) * 1e3, per_second(g->n_fed, g->prompt_ns), g->n_decoded,
            seconds(g->decode_ns) * 1e3, per_second(g->n_decoded, g->decode_ns));
-    cli_engine_pool_json(&g->o->e);
+    cli_pool_json(&g->o->e);
     printf("}\n");
 done:
     return st;
@@ -269,9 +273,11 @@ static void print_stats(const struct generation *g)
 {
     const struct cli_engine *e = &g->o->e;
     const struct vkmoe_model_info *m = vkmoe_model_facts(e->mdl);
+    struct vkmoe_pool_stats p;
     struct vkmoe_session_stats s;
     char device[1024];
 
+    vkmoe_model_get_pool(e->mdl, &p);
     vkmoe_session_get_stats(e->ses, &s);
     cli_engine_device_line(e, device, sizeof(device));
     fprintf(stderr, "\ndevice   %s\n", device);
@@ -279,8 +285,10 @@ static void print_stats(const struct generation *g)
     print_speed("decode", g->n_decoded, g->decode_ns);
     fprintf(stderr,
             "memory   %.1f MiB: %.1f dense, %.1f experts (%" PRIu32 " slots), %.1f cache, %.1f activations\n",
-            mib(m->dense_bytes + m->pool_bytes + s.kv_bytes + s.state_bytes), mib(m->dense_bytes),
-            mib(m->pool_bytes), m->n_slots, mib(s.kv_bytes), mib(s.state_bytes));
+            mib(cli_pool_device_bytes(e)), mib(m->dense_bytes),
+            mib(p.slots_bytes + p.staging_bytes + p.table_bytes), p.slots, mib(s.kv_bytes),
+            mib(s.state_bytes));
+    cli_pool_line(e, 9);
     if (g->o->temp > 0 && !g->forced)
         fprintf(stderr, "seed     %" PRId64 "\n", g->o->seed);
     if (!strcmp(g->stop, "context"))
@@ -312,6 +320,7 @@ static enum vkmoe_status run_generation(struct generation *g, struct vkmoe_err *
     g->npy = NULL;
     if (npy)
         TRY(cor_npy_commit(npy, err));
+    TRY(cli_engine_commit(&g->o->e, err));
     if (o->json)
         TRY(print_json(g, err));
     else if (strcmp(g->stop, "output")) /* whoever closed the pipe wants no more lines */
@@ -361,6 +370,7 @@ static int run_main(const struct cli_cmd *cmd, int argc, char **argv)
         {"--logits-out", CLI_STR, &o.logits_out, "OUT.npy",
          "write the logits each token was chosen from: (generated, vocab) float32", 0, 0},
         {"--json", CLI_FLAG, &o.json, NULL, "one JSON object instead of text", 0, 0},
+        CLI_POOL_OPTS(o.e),
         CLI_ENGINE_OPTS(o.e),
         {0},
     };

@@ -106,7 +106,7 @@ static enum vkmoe_status decode(const struct args *a, const struct mdl_tokenizer
         printf("}\n");
     } else {
         fwrite(text, 1, n, stdout);
-        if (cor_stdout_is_tty() && (!n || text[n - 1] != '\n'))
+        if (cor_is_tty(1) && (!n || text[n - 1] != '\n'))
             putchar('\n');
     }
 done:

@@ -320,14 +320,21 @@ uint64_t cor_process_peak_bytes(void)
     return K32GetProcessMemoryInfo(GetCurrentProcess(), &c, sizeof(c)) ? c.PeakWorkingSetSize : 0;
 }
 
-bool cor_stderr_is_tty(void)
+bool cor_is_tty(int fd)
 {
-    return _isatty(2);
+    return _isatty(fd);
 }
 
-bool cor_stdout_is_tty(void)
+unsigned cor_terminal_columns(void)
 {
-    return _isatty(1);
+    HANDLE h = GetStdHandle(STD_ERROR_HANDLE);
+    CONSOLE_SCREEN_BUFFER_INFO info;
+    DWORD mode;
+
+    /* 4: ENABLE_VIRTUAL_TERMINAL_PROCESSING, without which escape sequences would be shown as they are */
+    return GetConsoleMode(h, &mode) && SetConsoleMode(h, mode | 4) && GetConsoleScreenBufferInfo(h, &info)
+               ? (unsigned)info.dwSize.X
+               : 0;
 }
 
 static BOOL WINAPI on_console_event(DWORD event)
@@ -453,6 +460,7 @@ void cor_sleep_us(uint32_t us)
 #include <dirent.h>
 #include <fcntl.h>
 #include <pthread.h>
+#include <sys/ioctl.h>
 #include <sys/resource.h>
 #include <sys/stat.h>
 #include <time.h>
@@ -681,14 +689,17 @@ uint64_t cor_process_peak_bytes(void)
 #endif
 }
 
-bool cor_stderr_is_tty(void)
+bool cor_is_tty(int fd)
 {
-    return isatty(2);
+    return isatty(fd);
 }
 
-bool cor_stdout_is_tty(void)
+unsigned cor_terminal_columns(void)
 {
-    return isatty(1);
+    const char *term = getenv("TERM");
+    struct winsize size;
+
+    return term && strcmp(term, "dumb") && isatty(2) && !ioctl(2, TIOCGWINSZ, &size) ? size.ws_col : 0;
 }
 
 static void on_signal(int sig)

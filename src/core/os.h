@@ -49,10 +49,11 @@ void cor_program_dir(char *dst, size_t n);
  * the library. */
 void cor_cache_dir(char *dst, size_t n);
 
-uint64_t cor_now_ns(void); /* monotonic */
+uint64_t cor_now_ns(void);             /* monotonic */
 uint64_t cor_process_peak_bytes(void); /* peak resident set; 0: unknown */
-bool cor_stderr_is_tty(void);
-bool cor_stdout_is_tty(void);
+bool cor_is_tty(int fd);               /* 1: standard output, 2: standard error */
+/* Columns of the terminal that standard error goes to; 0: it is none, or none that knows escape sequences. */
+unsigned cor_terminal_columns(void);
 /* Installs a handler for Ctrl-C (SIGINT, SIGTERM) that only sets the flag read by cor_interrupted. A second
  * one ends the process. */
 void cor_catch_interrupt(void);

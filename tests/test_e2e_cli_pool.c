@@ -1,0 +1,274 @@
+/* The expert pool from the command line: the same results as without it, its figures in JSON, hot sets, route
+ * traces, lines for people, the status line. */
+#include <math.h>
+#include <stdio.h>
+
+#include "experts/trace.h"
+#include "support/cli.h"
+#include "support/golden.h"
+
+#define PROMPT "In the beginning"
+
+enum { N_PROMPT = 4, N_OUT = 48, N_LAYERS = 6, N_USED = 5, N_EXPERTS = 378, POOL_MIB = 3 };
+
+static const char *model(void)
+{
+    return golden_model("emo-nano", MDL_Q8_0);
+}
+
+/* An empty folder beside the model: there is one test_tmp at a time. */
+static const char *folder(void)
+{
+    static char dir[4200];
+    const char *file = model();
+
+    snprintf(dir, sizeof(dir), "%.*s/files", (int)(strrchr(file, '/') - file), file);
+    test_ok(cor_dir_make(dir, NULL), NULL);
+    cli_check_empty(dir);
+    return dir;
+}
+
+static double number(const cJSON *o, const char *key)
+{
+    const cJSON *v = cli_get(o, key);
+
+    assert_true(cJSON_IsNumber(v));
+    return v->valuedouble;
+}
+
+/* ---- figures
+ * ------------------------------------------------------------------------------------------------------ */
+
+static void check_rate(const cJSON *counts)
+{
+    double hits = number(counts, "hits"), all = hits + number(counts, "misses");
+
+    if (all > 0)
+        assert_true(fabs(number(counts, "hit_rate") - hits / all) < 1e-6);
+    else
+        assert_true(cJSON_IsNull(cli_get(counts, "hit_rate")));
+}
+
+/* Decoded tokens, one by one; prompt: tokens of prefill. */
+static void check_counts(const cJSON *pool, size_t n_decoded, size_t n_prompt)
+{
+    static const char *const keys[] = {
+        "tokens",     "hits",   "misses",          "evictions", "uploaded_bytes",
+        "host_waits", "visits", "blocking_visits", "reuploads",
+    };
+    const cJSON *cold = cli_get(pool, "cold"), *warm = cli_get(pool, "warm");
+
+    for (size_t i = 0; i < COR_COUNT(keys); i++)
+        assert_true(number(pool, keys[i]) == number(cold, keys[i]) + number(warm, keys[i]));
+    assert_true(number(pool, "tokens") == (double)n_decoded);
+    assert_true(number(cold, "tokens") == (double)(n_decoded < 32 ? n_decoded : 32));
+    assert_true(number(pool, "hits") + number(pool, "misses") == (double)(n_decoded * N_LAYERS * N_USED));
+    assert_true(number(pool, "visits") == (double)(n_decoded * N_LAYERS));
+    assert_true(number(pool, "host_waits") == (double)n_decoded + number(pool, "blocking_visits"));
+    assert_true(number(pool, "uploaded_bytes") == number(pool, "misses") * number(pool, "slot_bytes"));
+    check_rate(pool);
+    check_rate(cold);
+    check_rate(warm);
+    assert_true(number(cli_get(pool, "prefill"), "tokens") == (double)n_prompt);
+    assert_true(number(pool, "resident") <= number(pool, "slots"));
+    assert_true(number(pool, "experts") == N_EXPERTS);
+    assert_true(number(pool, "slots_bytes") == number(pool, "slots") * number(pool, "slot_bytes"));
+    assert_true(number(pool, "slots_bytes") + number(pool, "staging_bytes") + number(pool, "table_bytes") <=
+                number(pool, "budget_bytes"));
+}
+
+/* `run --json` with the given options behind the usual ones. */
+static cJSON *run(struct cli_result *r, const char *const *more)
+{
+    struct cli_call call = {.args = {"run", "-m", model(), "-p", PROMPT, "-n", "48", "--temp", "0", "-c",
+                                     "128", "--ignore-eos", "--json"}};
+    size_t n = 13;
+
+    for (size_t i = 0; more && more[i]; i++)
+        call.args[n++] = more[i];
+    cli_good_(r, &call);
+    return cli_json(r);
+}
+
+static void check_trace(const char *path, bool weights)
+{
+    struct vkmoe_err err = {0};
+    struct xp_trace t = {0};
+    size_t size, lines = 0;
+    char *text;
+
+    test_ok(cor_file_slurp(path, 1 << 24, &text, &size, &err), &err);
+    for (size_t i = 0; i < size; i++)
+        lines += text[i] == '\n';
+    assert_int_equal(lines, 1 + N_PROMPT + N_OUT - 1); /* the last token is not fed */
+    cor_free(text);
+    test_ok(xp_trace_read(&t, path, &err), &err);
+    assert_int_equal(t.n_tokens, N_PROMPT + N_OUT - 1);
+    assert_int_equal(t.info.n_layers, N_LAYERS);
+    assert_int_equal(t.info.n_used, N_USED);
+    assert_int_equal(t.info.n_layers * t.info.n_experts, N_EXPERTS);
+    assert_int_equal(t.n_streams, 1);
+    assert_int_equal(t.info.weights, weights);
+    assert_true((xp_trace_sel(&t, 0, 0)[1] != 0) == weights);
+    xp_trace_free(&t);
+}
+
+/* Everything resident, a small pool, the same pool begun with the hot set of the run before. */
+static void test_same_text(void **state)
+{
+    const char *dir = folder(), *hot = cli_path(dir, "hot.json"), *trace = cli_path(dir, "trace.jsonl");
+    const char *const small[] = {"--pool-mib",    "3",   "--save-hot",    hot,
+                                 "--route-trace", trace, "--check-slots", NULL};
+    const char *const warm[] = {"--moe-cache-mib", "3",   "--warm-start",    hot,
+                                "--route-trace",   trace, "--route-weights", "--pool-policy",
+                                "lru/global",      NULL};
+    struct cli_result r[3];
+    cJSON *o[3];
+    const cJSON *p[3];
+
+    (void)state;
+    o[0] = run(&r[0], NULL);
+    o[1] = run(&r[1], small);
+    check_trace(trace, false);
+    o[2] = run(&r[2], warm);
+    check_trace(trace, true);
+    for (int i = 0; i < 3; i++) {
+        assert_int_equal(r[i].n_err, 0);
+        assert_string_equal(cli_get(o[i], "text")->valuestring, cli_get(o[0], "text")->valuestring);
+        p[i] = cli_get(o[i], "pool");
+        check_counts(p[i], N_OUT - 1, N_PROMPT);
+        assert_int_equal(cJSON_IsTrue(cli_get(p[i], "holds_all")), i == 0);
+    }
+    assert_true(number(p[0], "misses") == 0 && number(p[0], "slots") == N_EXPERTS);
+    assert_true(number(p[1], "misses") > 0 && number(p[1], "hits") > 0);
+    assert_true(number(p[1], "budget_bytes") == POOL_MIB << 20);
+    assert_true(number(cli_get(p[1], "opening"), "uploaded_bytes") == 0);
+    assert_true(number(cli_get(p[2], "opening"), "uploaded_bytes") > 0);
+    assert_string_equal(cli_get(p[1], "policy")->valuestring, "decay:64");
+    assert_string_equal(cli_get(p[2], "policy")->valuestring, "lru/global");
+    for (int i = 0; i < 3; i++) {
+        cJSON_Delete(o[i]);
+        cli_result_free(&r[i]);
+    }
+    assert_int_equal(remove(hot), 0);
+    assert_int_equal(remove(trace), 0);
+    cli_check_empty(dir);
+}
+
+/* ---- other commands
+ * ------------------------------------------------------------------------------------------- */
+
+static void test_eval(void **state)
+{
+    static const char text[] =
+        "And the LORD spake unto Moses and unto Aaron, saying,\n<|endoftext|>\ndef read(self, n=-1):";
+    const char *dir = folder(), *trace = cli_path(dir, "trace.jsonl");
+    const struct cli_call all = {.args = {"eval", "-m", model(), "-f", "-", "--json", "-c", "64"},
+                                 .input = text};
+    const struct cli_call few = {.args = {"eval", "-m", model(), "-f", "-", "--json", "-c", "64",
+                                          "--pool-mib", "3", "--route-trace", trace},
+                                 .input = text};
+    struct vkmoe_err err = {0};
+    struct xp_trace t = {0};
+    struct cli_result a, b;
+    cJSON *o, *q;
+
+    (void)state;
+    cli_good_(&a, &all);
+    cli_good_(&b, &few);
+    o = cli_json(&a);
+    q = cli_json(&b);
+    assert_true(number(o, "nll") > 0);
+    assert_true(number(o, "nll") == number(q, "nll")); /* to the last digit */
+    assert_true(number(cli_get(cli_get(q, "pool"), "prefill"), "loads") > 0);
+    test_ok(xp_trace_read(&t, trace, &err), &err);
+    assert_int_equal(t.n_streams, 2); /* documents */
+    assert_int_equal(t.n_tokens, (size_t)number(q, "tokens"));
+    xp_trace_free(&t);
+    cJSON_Delete(o);
+    cJSON_Delete(q);
+    cli_result_free(&a);
+    cli_result_free(&b);
+    remove(trace);
+}
+
+static void test_logits(void **state)
+{
+    const char *dir = folder(), *a = cli_path(dir, "a.npy"), *b = cli_path(dir, "b.npy");
+    struct vkmoe_err err = {0};
+    struct cli_result r;
+    size_t n, n_few;
+    char *all, *few;
+    cJSON *o;
+
+    (void)state;
+    cli_good(&r, "logits", "-m", model(), "-p", PROMPT, "--all", "-c", "64", "-o", a);
+    cli_result_free(&r);
+    cli_good(&r, "logits", "-m", model(), "-p", PROMPT, "--all", "-c", "64", "-o", b, "--pool-mib", "3",
+             "--json");
+    o = cli_json(&r);
+    assert_true(number(o, "tokens") == N_PROMPT && number(o, "rows") == N_PROMPT);
+    assert_string_equal(cli_get(o, "output")->valuestring, b);
+    check_counts(cli_get(o, "pool"), 0, N_PROMPT);
+    test_ok(cor_file_slurp(a, 1 << 24, &all, &n, &err), &err);
+    test_ok(cor_file_slurp(b, 1 << 24, &few, &n_few, &err), &err);
+    assert_int_equal(n, n_few);
+    assert_memory_equal(all, few, n);
+    cor_free(all);
+    cor_free(few);
+    cJSON_Delete(o);
+    cli_result_free(&r);
+    remove(a);
+    remove(b);
+}
+
+/* ---- lines for people
+ * ----------------------------------------------------------------------------------------- */
+
+static void test_lines(void **state)
+{
+    struct cli_result r;
+
+    (void)state;
+    cli_good(&r, "run", "-m", model(), "-p", PROMPT, "-n", "4", "-c", "64", "--pool-mib", "4");
+    assert_non_null(strstr(r.err, "\nexperts  80 slots of 378 (4.0 MiB), hits "));
+    assert_null(strstr(r.err, "vkmoe:"));
+    assert_null(strchr(r.err, '\r')); /* no status line where there is no terminal */
+    assert_null(strchr(r.out, '\x1b'));
+    cli_result_free(&r);
+    cli_good(&r, "run", "-m", model(), "-p", PROMPT, "-n", "4", "-c", "64", "--pool-mib", "400");
+    assert_non_null(strstr(r.err, "vkmoe: all 378 experts fit: the pool never evicts\n"));
+    assert_non_null(strstr(r.err, "\nexperts  all 378 resident (18.8 MiB)\n"));
+    cli_result_free(&r);
+    cli_bad(1, "at least 2 MiB", "run", "-m", model(), "-p", PROMPT, "-c", "64", "--pool-mib", "1");
+    cli_bad(1, "at most ", "run", "-m", model(), "-p", PROMPT, "-c", "64", "--pool-mib", "17", "--caps",
+            "range=1M,buffers=8,heap=16M");
+    cli_bad(2, "mru", "run", "-m", model(), "-p", PROMPT, "--pool-policy", "mru");
+}
+
+static void test_files(void **state)
+{
+    const char *dir = folder(), *none = cli_path(dir, "none"), *bad = cli_path(dir, "bad.json");
+    const char *far = cli_path(dir, "none/x");
+
+    (void)state;
+    cli_bad(1, none, "run", "-m", model(), "-p", PROMPT, "--pool-mib", "3", "--warm-start", none);
+    test_write(bad, "{}", 2);
+    cli_bad(1, "bad.json", "run", "-m", model(), "-p", PROMPT, "--pool-mib", "3", "--warm-start", bad);
+    cli_bad(1, "none/x", "run", "-m", model(), "-p", PROMPT, "-n", "1", "-c", "16", "--json", "--route-trace",
+            far);
+    cli_bad(1, "none/x", "run", "-m", model(), "-p", PROMPT, "-n", "1", "-c", "16", "--json", "--save-hot",
+            far);
+    remove(bad);
+    cli_check_empty(dir);
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_same_text), cmocka_unit_test(test_eval),  cmocka_unit_test(test_logits),
+        cmocka_unit_test(test_lines),     cmocka_unit_test(test_files),
+    };
+
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
