@@ -167,6 +167,12 @@ static void test_wrong_usage(void **state)
         {"mru", {"bench", "pool", "x", "--policy", "lru,mru"}},
         {"xml", {"bench", "pool", "x", "-o", "xml"}},
         {"--tokens", {"bench", "pool", "--trace", "x", "--tokens", "0"}},
+        {"-f", {"bench", "decode"}},
+        {"either", {"bench", "decode", "-f", "x", "--pool-mib", "3", "--capacity", "50"}},
+        {"--pool-mib", {"bench", "decode", "-f", "x", "--pool-mib", "3,auto"}},
+        {"--pool-mib", {"bench", "decode", "-f", "x", "--pool-mib", "3,,4"}},
+        {"--capacity", {"bench", "decode", "-f", "x", "--capacity", "50,101"}},
+        {"xml", {"bench", "decode", "-f", "x", "-o", "xml"}},
     };
     struct cli_call call;
 

@@ -222,6 +222,48 @@ static void test_logits(void **state)
     remove(b);
 }
 
+/* Counts of a decode are those of the sizes: 50 % of 378 experts, and 3 MiB. */
+static void test_bench_decode(void **state)
+{
+    static const char text[] = "In the beginning God created the heaven and the earth. And the earth was "
+                               "without form, and void; and darkness was upon the face of the deep.";
+    static const int slots[2][2] = {{N_EXPERTS, N_EXPERTS / 2}, {N_EXPERTS, 60}};
+    struct cli_call call = {.args = {"bench", "decode", "-m", model(), "-f", "-", "--prompt", "4", "-n", "16",
+                                     "--rounds", "2", "-c", "64", "-o", "json", "--capacity", "50"},
+                            .input = text};
+
+    (void)state;
+    for (int i = 0; i < 2; i++) {
+        const cJSON *rows, *row;
+        struct cli_result r;
+        cJSON *o;
+
+        if (i == 1) {
+            call.args[16] = "--pool-mib";
+            call.args[17] = "3";
+            call.args[11] = "1";
+        }
+        cli_good_(&r, &call);
+        assert_int_equal(r.n_err, 0);
+        o = cli_json(&r);
+        rows = cli_get(o, "rows");
+        assert_int_equal(cJSON_GetArraySize(rows), 2);
+        for (int k = 0; k < 2; k++) {
+            row = cJSON_GetArrayItem(rows, k);
+            assert_true(number(row, "slots") == slots[i][k]);
+            assert_true(number(row, "hits") + number(row, "misses") == 16 * N_LAYERS * N_USED);
+            assert_int_equal(cJSON_GetArraySize(cli_get(row, "seconds")), 2 - i);
+            assert_true(number(row, "tokens_per_second") > 0 && number(row, "of_full") > 0);
+            assert_true((number(row, "misses") > 0) == (k > 0));
+        }
+        assert_true(number(cJSON_GetArrayItem(rows, 0), "host_waits_per_token") == 1);
+        cJSON_Delete(o);
+        cli_result_free(&r);
+    }
+    call.args[9] = "1000"; /* more than the text has */
+    cli_bad_(2, "1000", &call);
+}
+
 /* ---- lines for people
  * ----------------------------------------------------------------------------------------- */
 
@@ -246,6 +288,38 @@ static void test_lines(void **state)
     cli_bad(2, "mru", "run", "-m", model(), "-p", PROMPT, "--pool-policy", "mru");
 }
 
+/* On a terminal the status comes with cursor movements in pairs, and the text is as it is without. */
+static void test_status_line(void **state)
+{
+    struct cli_result plain, err_only, both;
+    struct cli_call call = {.args = {"run", "-m", model(), "-p", PROMPT, "-n", "24", "--temp", "0", "-c",
+                                     "64", "--ignore-eos", "--pool-mib", "3"}};
+    size_t saves = 0, returns = 0;
+
+    (void)state;
+    cli_good_(&plain, &call);
+    assert_null(strchr(plain.err, '\r'));
+    call.terminal = CLI_TERMINAL_ERR;
+    cli_good_(&err_only, &call);
+    assert_string_equal(err_only.out, plain.out);
+    assert_non_null(strstr(err_only.err, " tokens/s, hits "));
+    assert_null(strstr(err_only.err, "\x1b"
+                                     "7"));
+    call.terminal = CLI_TERMINAL_BOTH;
+    cli_good_(&both, &call);
+    assert_int_equal(both.n_out, 0);
+    for (const char *p = both.err; (p = strchr(p, '\x1b')); p++) {
+        saves += p[1] == '7';
+        returns += p[1] == '8';
+    }
+    assert_true(saves > 1 && saves == returns);
+    assert_non_null(strstr(both.err, "\x1b[2K\x1b"
+                                     "8")); /* taken away at the end */
+    cli_result_free(&plain);
+    cli_result_free(&err_only);
+    cli_result_free(&both);
+}
+
 static void test_files(void **state)
 {
     const char *dir = folder(), *none = cli_path(dir, "none"), *bad = cli_path(dir, "bad.json");
@@ -266,8 +340,10 @@ static void test_files(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_same_text), cmocka_unit_test(test_eval),  cmocka_unit_test(test_logits),
-        cmocka_unit_test(test_lines),     cmocka_unit_test(test_files),
+        cmocka_unit_test(test_same_text),   cmocka_unit_test(test_eval),
+        cmocka_unit_test(test_logits),      cmocka_unit_test(test_bench_decode),
+        cmocka_unit_test(test_status_line), cmocka_unit_test(test_lines),
+        cmocka_unit_test(test_files),
     };
 
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -3,7 +3,7 @@
 
 #include "cli/cli.h"
 
-static const struct cli_cmd *const kinds[] = {&cli_bench_pool};
+static const struct cli_cmd *const kinds[] = {&cli_bench_pool, &cli_bench_decode};
 
 static int run(const struct cli_cmd *cmd, int argc, char **argv)
 {
@@ -24,8 +24,10 @@ static int run(const struct cli_cmd *cmd, int argc, char **argv)
 
 const struct cli_cmd cli_bench = {
     .name = "bench",
-    .summary = "measurements: pool (route traces through the expert pool's policies)",
-    .synopsis = "pool [OPTION...]",
-    .example = "  vkmoe bench pool --help\n",
+    .summary = "measurements: decode (speed with smaller and smaller expert pools), pool "
+               "(route traces through the pool's policies)",
+    .synopsis = "decode|pool [OPTION...]",
+    .example = "  vkmoe bench decode --help\n"
+               "  vkmoe bench pool --help\n",
     .run = run,
 };

@@ -19,7 +19,7 @@ struct cli_cmd {
 };
 
 extern const struct cli_cmd cli_devices, cli_convert, cli_inspect, cli_tokenize, cli_run, cli_logits,
-    cli_eval, cli_synth, cli_bench, cli_bench_pool;
+    cli_eval, cli_synth, cli_bench, cli_bench_pool, cli_bench_decode;
 
 /* dst points to bool, const char *, int64_t or double. */
 enum cli_kind { CLI_FLAG, CLI_STR, CLI_INT, CLI_FLOAT };
@@ -27,10 +27,10 @@ enum cli_kind { CLI_FLAG, CLI_STR, CLI_INT, CLI_FLOAT };
 struct cli_opt {
     const char *names; /* "-n|--n-predict": every spelling, shown in --help as is */
     enum cli_kind kind;
-    void *dst;         /* holds the default before parsing */
-    const char *arg;   /* name of the value in --help; NULL for flags */
+    void *dst;       /* holds the default before parsing */
+    const char *arg; /* name of the value in --help; NULL for flags */
     const char *help;
-    double min, max;   /* of CLI_INT and CLI_FLOAT; both 0: any */
+    double min, max; /* of CLI_INT and CLI_FLOAT; both 0: any */
 };
 
 /* Parses argv[1..]. Ends with an entry whose names is NULL. Positional arguments are moved to
@@ -68,7 +68,7 @@ enum vkmoe_status cli_parse_ids(const char *list, int32_t **ids, size_t *n, stru
 struct cli_progress {
     const char *what;
     uint64_t start_ns, last_ns;
-    int width; /* of the line on the terminal; 0: none */
+    int width;        /* of the line on the terminal; 0: none */
     const char *unit; /* of done and total; NULL: bytes, shown as MiB */
 };
 void cli_progress_step(void *user, uint64_t done, uint64_t total);

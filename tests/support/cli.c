@@ -1,3 +1,4 @@
+#define _XOPEN_SOURCE 700 /* pseudo-terminals */
 #include "support/cli.h"
 
 #include <errno.h>
@@ -5,6 +6,7 @@
 #include <poll.h>
 #include <signal.h>
 #include <stdio.h>
+#include <sys/ioctl.h>
 #include <sys/resource.h>
 #include <sys/stat.h>
 #include <sys/wait.h>
@@ -39,6 +41,7 @@ static void set_environment(const struct cli_call *c)
     add_option("ASAN_OPTIONS", option);
     add_option("UBSAN_OPTIONS", option);
     setenv("XDG_CACHE_HOME", CACHE, 1);
+    setenv("TERM", "xterm", 1);
     for (size_t i = 0; i < COR_COUNT(c->env) && c->env[i]; i++) {
         char name[64];
         const char *eq = strchr(c->env[i], '=');
@@ -46,6 +49,17 @@ static void set_environment(const struct cli_call *c)
         snprintf(name, sizeof(name), "%.*s", (int)(eq - c->env[i]), c->env[i]);
         setenv(name, eq + 1, 1);
     }
+}
+
+/* fds[0]: what is written to the terminal is read here; fds[1]: the program's end. */
+static void open_terminal(int fds[2])
+{
+    const struct winsize size = {.ws_row = 24, .ws_col = 80};
+
+    fds[0] = posix_openpt(O_RDWR | O_NOCTTY);
+    assert_true(fds[0] >= 0 && !grantpt(fds[0]) && !unlockpt(fds[0]));
+    fds[1] = open(ptsname(fds[0]), O_RDWR | O_NOCTTY);
+    assert_true(fds[1] >= 0 && !ioctl(fds[1], TIOCSWINSZ, &size));
 }
 
 static void become(const struct cli_call *c, const int fds[3])
@@ -169,12 +183,18 @@ void cli_call(struct cli_result *r, const struct cli_call *c)
 
     assert_true(n_input <= INPUT_MAX);
     cor_dir_make(CACHE, NULL); /* Mesa complains where it is missing */
-    assert_true(!pipe(in) && !pipe(out) && !pipe(err));
+    assert_true(!pipe(in) && !pipe(out));
+    if (c->terminal)
+        open_terminal(err);
+    else
+        assert_true(!pipe(err));
     fflush(stdout);
     pid = fork();
     assert_true(pid >= 0);
     if (!pid) {
-        const int to = c->out_path ? open(c->out_path, O_WRONLY) : out[1];
+        const int to = c->out_path                        ? open(c->out_path, O_WRONLY)
+                       : c->terminal == CLI_TERMINAL_BOTH ? err[1]
+                                                          : out[1];
 
         become(c, (const int[3]){in[0], to, err[1]});
     }

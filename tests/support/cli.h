@@ -10,6 +10,12 @@
 
 #define CLI_MAX_ARGS 24
 
+enum cli_terminal {
+    CLI_TERMINAL_NONE,
+    CLI_TERMINAL_ERR,  /* standard error is a terminal of 80 columns */
+    CLI_TERMINAL_BOTH, /* standard output, too: all of it is in the result's err */
+};
+
 struct cli_call {
     const char *args[CLI_MAX_ARGS]; /* behind the program's name, up to NULL */
     const char *input;              /* standard input, at most 60000 bytes; NULL: empty */
@@ -18,7 +24,8 @@ struct cli_call {
     size_t interrupt_after;         /* SIGINT once so many bytes of standard output have come; 0: never */
     const char *interrupt_dir;      /* SIGINT once this directory holds a file; NULL: never */
     size_t close_after;             /* the reader goes away after so many bytes; 0: never */
-    size_t file_limit;              /* bytes a file may grow to, as on a disk that fills up; 0: any */
+    enum cli_terminal terminal;
+    size_t file_limit; /* bytes a file may grow to, as on a disk that fills up; 0: any */
 };
 
 struct cli_result {
