@@ -8,8 +8,7 @@
 #include "run/layer.h"
 #include "run/tags.h"
 
-#define WAIT_NS     120000000000ull /* a wait that lasts this long is a hang */
-#define SEED_TOKENS 64              /* of a chunk, for the scores of its experts */
+#define WAIT_NS 120000000000ull /* a wait that lasts this long is a hang */
 
 static uint32_t n_layers(const struct run_pass *p)
 {
@@ -243,13 +242,22 @@ static enum vkmoe_status check_missing(const struct run_pass *p, uint32_t layer,
     return VKMOE_OK;
 }
 
+/* The last tokens of a chunk count as uses. */
+static void seed(struct run_pass *p, const struct run_step *in, uint32_t layer, const uint32_t *sel)
+{
+    uint32_t n = in->n_tokens < RUN_SEED_TOKENS ? in->n_tokens : RUN_SEED_TOKENS;
+
+    run_slots_seed(p->model->pool.slots, layer,
+                   sel + (size_t)(in->n_tokens - n) * p->model->mdl->config.n_experts_used * 2, n);
+}
+
 /* A layer that found all its experts: uses are counted, nothing is loaded. */
 static enum vkmoe_status take_layer(struct run_pass *p, const struct run_step *in, uint32_t layer,
                                     bool prefill, struct vkmoe_err *err)
 {
     struct run_pool *pool = &p->model->pool;
     const uint32_t *sel;
-    uint32_t n_seed = in->n_tokens < SEED_TOKENS ? in->n_tokens : SEED_TOKENS, n_loads;
+    uint32_t n_loads;
     enum vkmoe_status st = VKMOE_OK;
 
     TRY(take_routes(p, in, layer, &sel, err));
@@ -257,9 +265,7 @@ static enum vkmoe_status take_layer(struct run_pass *p, const struct run_step *i
     if (prefill) {
         const uint32_t none[MAX_EXPERTS / 32] = {0};
 
-        run_slots_seed(pool->slots, layer,
-                       sel + (size_t)(in->n_tokens - n_seed) * p->model->mdl->config.n_experts_used * 2,
-                       n_seed);
+        seed(p, in, layer, sel);
         TRY(run_pool_wave(pool, layer, p->needed, none, &n_loads, err));
     } else {
         TRY(run_pool_visit(pool, layer, sel, &n_loads, err));
@@ -351,15 +357,14 @@ done:
 static enum vkmoe_status load_for_chunk(struct run_pass *p, const struct run_step *in, uint32_t layer,
                                         const uint32_t *sel, struct vkmoe_err *err)
 {
-    const uint32_t part = run_part_experts(layer), k = p->model->mdl->config.n_experts_used;
-    uint32_t n_seed = in->n_tokens < SEED_TOKENS ? in->n_tokens : SEED_TOKENS;
+    const uint32_t part = run_part_experts(layer);
     uint32_t ready[MAX_EXPERTS / 32], absent, n_loads;
     struct run_pool *pool = &p->model->pool;
     enum vkmoe_status st = VKMOE_OK;
 
     memset(p->done, 0, sizeof(p->done));
     p->done_layer = layer;
-    run_slots_seed(pool->slots, layer, sel + (size_t)(in->n_tokens - n_seed) * k * 2, n_seed);
+    seed(p, in, layer, sel);
     for (;;) {
         uint32_t n_ready = find_ready(p, layer, ready, &absent);
 
