@@ -33,6 +33,9 @@ MATRIX = [
     ("test_radv*", ["polaris10", "navi21", "gfx1100"], ["navi21"]),
     ("test_kernels*", ["lavapipe", "lavapipe-4", "lavapipe-16", "swiftshader"], ["lavapipe"]),
     ("test_gpu*", ["lavapipe", "swiftshader"], ["lavapipe"]),
+    ("test_fetch", ["lavapipe", "swiftshader"], ["lavapipe"]),
+    ("test_tags", ["lavapipe", "swiftshader"], ["lavapipe"]),
+    ("test_hot", ["lavapipe"], ["lavapipe"]),
     ("test_e2e_golden", ["lavapipe", "swiftshader"], []),  # other subgroup sizes: test_e2e_caps
     ("test_e2e_eval", ["lavapipe", "swiftshader"], []),
     ("test_e2e_caps", ["lavapipe", "swiftshader"], []),  # sessions and failures take the same paths
