@@ -138,6 +138,13 @@ VKMOE_API enum vkmoe_status vkmoe_device_open(vkmoe_device **out, vkmoe_context 
 VKMOE_API void vkmoe_device_close(vkmoe_device *dev);
 VKMOE_API const struct vkmoe_device_info *vkmoe_device_facts(const vkmoe_device *dev);
 
+struct vkmoe_device_memory {
+    uint64_t in_use_bytes, peak_bytes; /* device memory that this device's models and sessions hold and held */
+    uint64_t free_bytes;               /* of the largest device-local heap */
+};
+
+VKMOE_API void vkmoe_device_get_memory(const vkmoe_device *dev, struct vkmoe_device_memory *memory);
+
 struct vkmoe_kernel_time {
     const char *kernel;
     uint64_t count; /* dispatches since opening or reset, those that had nothing to do too */

@@ -107,6 +107,13 @@ const struct vkmoe_device_info *vkmoe_device_facts(const vkmoe_device *dev)
     return gpu_device_info(dev->gpu);
 }
 
+void vkmoe_device_get_memory(const vkmoe_device *dev, struct vkmoe_device_memory *memory)
+{
+    *memory = (struct vkmoe_device_memory){.in_use_bytes = gpu_device_bytes(dev->gpu),
+                                           .peak_bytes = gpu_device_peak_bytes(dev->gpu),
+                                           .free_bytes = gpu_device_free_bytes(dev->gpu)};
+}
+
 bool vkmoe_device_kernel_time(const vkmoe_device *dev, uint32_t index, struct vkmoe_kernel_time *time)
 {
     const struct gpu_kernel_time *t = gpu_profile_times(dev->gpu);

@@ -98,6 +98,7 @@ void cli_pool_json(const struct cli_engine *e)
     struct vkmoe_pool_stats s;
     struct vkmoe_model_stats ms;
     struct vkmoe_session_stats ss;
+    struct vkmoe_device_memory dm;
     const struct vkmoe_pool_prefill *p = &s.prefill;
 
     vkmoe_model_get_pool(e->mdl, &s);
@@ -122,6 +123,11 @@ void cli_pool_json(const struct cli_engine *e)
            p->host_waits);
     printf(", \"opening\": {\"uploaded_bytes\": %" PRIu64 "}}",
            ms.uploaded_bytes - s.total.uploaded_bytes - p->uploaded_bytes);
+    vkmoe_device_get_memory(e->dev, &dm);
+    printf(", \"memory\": {\"dense_bytes\": %" PRIu64 ", \"session_bytes\": %" PRIu64
+           ", \"device_bytes\": %" PRIu64 ", \"device_peak_bytes\": %" PRIu64 "}",
+           vkmoe_model_facts(e->mdl)->dense_bytes, ss.kv_bytes + ss.state_bytes, dm.in_use_bytes,
+           dm.peak_bytes);
 }
 
 /* ---- lines for people

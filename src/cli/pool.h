@@ -14,7 +14,7 @@ void cli_pool_note(const struct cli_engine *e);
 uint64_t cli_pool_device_bytes(const struct cli_engine *e);
 double cli_pool_hit_rate(const struct vkmoe_pool_counts *c); /* negative: nothing was chosen */
 
-/* `"pool": {...}` without a newline, to stdout. */
+/* `"pool": {...}, "memory": {...}` without a newline, to stdout. */
 void cli_pool_json(const struct cli_engine *e);
 /* "experts  207 slots of 378 ..." to stderr, and a warning when the pool has been of no use. key_width: of
  * the first word. */
