@@ -122,11 +122,13 @@ done:
 
 void gpu_cmds_begin(struct gpu_cmds *c)
 {
-    assert(!c->dev->n_in_flight || c->dev->dead.status != VKMOE_OK);
     c->recording = true;
     c->ready = false;
     c->bound = NULL;
     c->st = VKMOE_OK;
+    if (c->dev->n_in_flight && !gpu_settle(c->dev)) /* an earlier wait failed, its user gave up */
+        keep(c, cor_fail(&c->err, VKMOE_ERR_TIMEOUT, "%s: recording %s: earlier work never ended",
+                         c->dev->info.name, c->name));
     keep(c, begin(c, &c->err));
 }
 

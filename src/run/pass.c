@@ -454,6 +454,10 @@ static enum vkmoe_status run_parts(struct run_pass *p, struct run_program *prog,
         from = resume == NONE ? end : resume;
     }
 done:
+    if (st != VKMOE_OK && p->in_flight) { /* other sessions record, load and resize as if nothing were */
+        (void)gpu_wait(p->model->dev, WAIT_NS, what, NULL);
+        p->in_flight = false;
+    }
     return st;
 }
 
