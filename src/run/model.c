@@ -91,26 +91,43 @@ done:
     return st;
 }
 
+static void give_back(struct run_model *m, uint64_t bytes)
+{
+    uint64_t now = run_pool_bytes(&m->pool), least = run_pool_least_bytes(&m->pool), want = less(now, bytes);
+    struct vkmoe_err err = {0};
+
+    if (now > least && run_pool_resize(&m->pool, want > least ? want : least, &err) != VKMOE_OK)
+        cor_log(VKMOE_LOG_WARN, "the device is short of memory and the expert pool keeps its size: %s",
+                err.message);
+}
+
+/* More is welcome, not needed: only a device that is gone is an error. */
+static enum vkmoe_status take_more(struct run_model *m, struct vkmoe_err *err)
+{
+    struct vkmoe_err why = {0};
+    enum vkmoe_status st = run_pool_resize(&m->pool, run_pool_next_bytes(&m->pool), &why);
+
+    if (st != VKMOE_ERR_MEMORY && st != VKMOE_ERR_LIMIT)
+        return st == VKMOE_OK ? st : cor_fail(err, st, "%s", why.message);
+    m->grow_failed = true;
+    cor_log(VKMOE_LOG_INFO, "the expert pool does not grow: %s", why.message);
+    return VKMOE_OK;
+}
+
 enum vkmoe_status run_model_poll(struct run_model *m, struct vkmoe_err *err)
 {
     uint64_t now = cor_now_ns(), free, seg = (uint64_t)m->pool.slots_per_seg * m->pool.slot_bytes;
-    uint64_t bytes = run_pool_bytes(&m->pool), floor = run_pool_floor_bytes(&m->pool);
-    struct vkmoe_err ignored;
 
-    if (!m->auto_budget || !m->pool.array || now - m->last_poll_ns < POLL_NS)
+    if (!m->auto_budget || !m->pool.array || (m->last_poll_ns && now - m->last_poll_ns < POLL_NS))
         return VKMOE_OK;
     m->last_poll_ns = now;
     free = gpu_device_free_bytes(m->dev);
-    if (free < m->reserve / 2 && bytes > floor) {
-        uint64_t want = less(bytes, m->reserve - free);
-
-        if (run_pool_resize(&m->pool, want > floor ? want : floor, &ignored) != VKMOE_OK)
-            cor_log(VKMOE_LOG_WARN,
-                    "the device is short of memory, the expert pool is as small as it can be");
-        return VKMOE_OK;
+    if (free < m->reserve / 2) {
+        m->grow_failed = false;
+        give_back(m, m->reserve - free);
+    } else if (free > m->reserve + 2 * seg && !m->grow_failed && !run_pool_holds_all(&m->pool)) {
+        return take_more(m, err);
     }
-    if (free > m->reserve + 2 * seg && !run_pool_holds_all(&m->pool))
-        return run_pool_resize(&m->pool, bytes + seg, err);
     return VKMOE_OK;
 }
 

@@ -12,7 +12,8 @@ struct run_model {
     struct run_pool pool;
     bool auto_budget;      /* the pool follows the device's free memory */
     uint64_t reserve;      /* bytes that auto leaves free */
-    uint64_t last_poll_ns; /* of the free memory */
+    uint64_t last_poll_ns; /* of the free memory; 0: the next poll asks */
+    bool grow_failed;      /* not tried again until memory was short and came back */
     bool check_slots;      /* debug: compare slots with the file after every load */
 };
 

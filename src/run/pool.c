@@ -515,6 +515,62 @@ static enum vkmoe_status grow(struct run_pool *p, uint32_t n_slots, struct vkmoe
     return st;
 }
 
+/* Slots that a last segment which is not whole lacks. */
+static uint32_t lacking(const struct run_pool *p)
+{
+    uint32_t n = p->n_slots % p->slots_per_seg;
+
+    return n ? p->slots_per_seg - n : 0;
+}
+
+/* Makes the last segment whole. What it held is absent again: the number of slots never falls, so that a pool
+ * at its floor can grow. */
+static enum vkmoe_status fill_up(struct run_pool *p, struct vkmoe_err *err)
+{
+    const uint32_t seg = p->n_segs - 1, before = p->n_slots, after = before + lacking(p);
+    struct gpu_buffer *old = p->segs[seg];
+    enum vkmoe_status st;
+
+    p->segs[seg] = NULL;
+    p->n_slots = after < bank(p) ? after : bank(p);
+    st = make_segment(p, seg, err);
+    if (st == VKMOE_OK)
+        st = run_slots_grow(p->slots, p->n_slots, err);
+    if (st != VKMOE_OK) {
+        gpu_buffer_destroy(p->segs[seg]);
+        p->segs[seg] = old;
+        p->n_slots = before;
+        return st;
+    }
+    for (uint32_t i = seg * p->slots_per_seg; i < before; i++) {
+        uint32_t owner = run_slots_owners(p->slots)[i];
+
+        if (owner == NONE)
+            continue;
+        change(p, owner);
+        run_slots_drop(p->slots, owner / p->n_experts, owner % p->n_experts);
+    }
+    gpu_buffer_destroy(old);
+    p->generation++;
+    return VKMOE_OK;
+}
+
+uint64_t run_pool_least_bytes(const struct run_pool *p)
+{
+    struct run_slots_params sp = slots_params(p);
+    uint64_t n;
+
+    sp.layer_slots = 0;
+    n = div_up(run_slots_floor(&sp), p->slots_per_seg) * p->slots_per_seg;
+    n = p->array && n < p->n_slots ? n : p->n_slots;
+    return run_pool_bytes(p) - (p->n_slots - n) * p->slot_bytes;
+}
+
+uint64_t run_pool_next_bytes(const struct run_pool *p)
+{
+    return run_pool_bytes(p) + (uint64_t)(lacking(p) + p->slots_per_seg) * p->slot_bytes;
+}
+
 enum vkmoe_status run_pool_resize(struct run_pool *p, uint64_t budget, struct vkmoe_err *err)
 {
     uint64_t fixed = run_pool_purposes(p).staging + table_bytes(p);
@@ -524,19 +580,21 @@ enum vkmoe_status run_pool_resize(struct run_pool *p, uint64_t budget, struct vk
     if (!p->array)
         return cor_fail(err, VKMOE_ERR_UNSUPPORTED,
                         "the pool cannot change its size: its segments belong to one layer each");
-    if (budget < run_pool_floor_bytes(p) || budget < fixed)
+    if (budget < run_pool_least_bytes(p))
         return cor_fail(err, VKMOE_ERR_LIMIT,
                         "an expert pool of %.2f MiB is too small: it takes at least %" PRIu64 " MiB",
-                        MIB(budget), MIB_UP(run_pool_floor_bytes(p)));
+                        MIB(budget), MIB_UP(run_pool_least_bytes(p)));
     n = (budget - fixed) / p->slot_bytes < most ? (uint32_t)((budget - fixed) / p->slot_bytes) : most;
     n = n < room ? n : room;
     whole = n == most ? n : n / p->slots_per_seg * p->slots_per_seg;
     if (n < p->n_slots)
         TRY(shrink(p, n / p->slots_per_seg, err));
     else if (whole > p->n_slots) {
-        if (p->n_slots % p->slots_per_seg) /* the last one is made anew */
-            TRY(shrink(p, p->n_slots / p->slots_per_seg, err));
-        TRY(grow(p, whole, err));
+        /* The new last segment stands beside the old one for a while, within the budget. */
+        if (lacking(p) && p->n_slots + p->slots_per_seg <= n)
+            TRY(fill_up(p, err));
+        if (!lacking(p))
+            TRY(grow(p, whole, err));
     }
     p->budget = budget;
 done:

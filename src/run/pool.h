@@ -102,10 +102,14 @@ void run_pool_published(struct run_pool *p);
 
 /* ---- size, while nothing is in flight */
 
-/* Holds the pool to another budget: whole segments are freed or made. Errors: VKMOE_ERR_LIMIT below the
- * floor, VKMOE_ERR_UNSUPPORTED where segments belong to layers; the pool is then as it was. A failure to make
- * a segment leaves those that there are. */
+/* Holds the pool to another budget: whole segments are freed or made. Errors: VKMOE_ERR_LIMIT below the least
+ * that whole segments allow, VKMOE_ERR_UNSUPPORTED where segments belong to layers; the pool is then as it
+ * was. A failure to make a segment leaves those that there are. */
 enum vkmoe_status run_pool_resize(struct run_pool *p, uint64_t budget, struct vkmoe_err *err);
+/* The smallest budget that resize takes: the floor in whole segments, or what there is. */
+uint64_t run_pool_least_bytes(const struct run_pool *p);
+/* A budget that makes one more segment, after a last one that is not whole. */
+uint64_t run_pool_next_bytes(const struct run_pool *p);
 
 uint64_t run_pool_bytes(const struct run_pool *p); /* sum of the following */
 struct run_pool_bytes run_pool_purposes(const struct run_pool *p);
