@@ -254,6 +254,7 @@ static void test_bench_decode(void **state)
             assert_true(number(row, "hits") + number(row, "misses") == 16 * N_LAYERS * N_USED);
             assert_int_equal(cJSON_GetArraySize(cli_get(row, "seconds")), 2 - i);
             assert_true(number(row, "tokens_per_second") > 0 && number(row, "of_full") > 0);
+            assert_true(number(row, "best_tokens_per_second") >= 0.999 * number(row, "tokens_per_second"));
             assert_true((number(row, "misses") > 0) == (k > 0));
         }
         assert_true(number(cJSON_GetArrayItem(rows, 0), "host_waits_per_token") == 1);
