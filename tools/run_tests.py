@@ -39,6 +39,7 @@ MATRIX = [
     ("test_e2e_golden", ["lavapipe", "swiftshader"], []),  # other subgroup sizes: test_e2e_caps
     ("test_e2e_eval", ["lavapipe", "swiftshader"], []),
     ("test_e2e_caps", ["lavapipe", "swiftshader"], []),  # sessions and failures take the same paths
+    ("test_e2e_cli_pool", ["lavapipe"], ["lavapipe"]),  # the pool's bits on others: test_e2e_pool
     ("test_e2e*", ["lavapipe", "swiftshader"], ["lavapipe"]),
     ("test_*", [""], [""]),
 ]
