@@ -502,13 +502,13 @@ static void test_small_heap(void **state)
 
 static int setup(void **state)
 {
-    const char *path = golden_model("emo-nano", MDL_BF16), *all = getenv("VKMOE_TEST_FULL");
+    const char *path = golden_model("emo-nano", MDL_BF16);
 
     (void)state;
     assert_non_null(path);
     device_open(&probe, path, &(struct device_params){.lazy = true});
-    brief = strstr(gpu_device_info(probe.dev)->name, "SwiftShader") && !(all && !strcmp(all, "1"));
-    n_decode = all && !strcmp(all, "1") ? N_DECODE_FULL : brief ? 6 : 40;
+    brief = device_slow(&probe);
+    n_decode = test_full() ? N_DECODE_FULL : brief ? 6 : 40;
     n_prompt = brief ? 32 : N_PROMPT_MAX;
     for (uint32_t i = 0; i < N_TEXTS; i++)
         read_text(probe.model->mdl, i);

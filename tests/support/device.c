@@ -11,6 +11,11 @@ static void print_log(void *user, enum vkmoe_log_level level, const char *line)
         print_message("[driver ] %s\n", line);
 }
 
+bool device_slow(const struct device_case *c)
+{
+    return strstr(gpu_device_info(c->dev)->name, "SwiftShader") && !test_full();
+}
+
 void device_open(struct device_case *c, const char *model, const struct device_params *p)
 {
     static char cache[1024];

@@ -19,6 +19,9 @@ struct device_params {
     const struct run_model_params *model; /* NULL: defaults; lazy is added */
 };
 
+/* A driver that takes many times as long as the other (SwiftShader): tests may ask it for less unless
+ * test_full(). */
+bool device_slow(const struct device_case *c);
 /* Opens everything or fails the test. model: path of a GGUF file, NULL: device only. */
 void device_open(struct device_case *c, const char *model, const struct device_params *p);
 void device_close(struct device_case *c);

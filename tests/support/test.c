@@ -123,6 +123,13 @@ static const char *seed_argument(char **owner)
     return NULL;
 }
 
+bool test_full(void)
+{
+    const char *v = getenv("VKMOE_TEST_FULL");
+
+    return v && !strcmp(v, "1");
+}
+
 uint64_t test_seed(void)
 {
     static uint64_t seed;

@@ -29,9 +29,11 @@ void test_skip_listed(const char *why);
 void test_write(const char *path, const void *data, size_t n);
 /* A new empty directory for temporary files, removed at exit. */
 const char *test_tmp(void);
+/* `./check --full` asks for everything, at length (VKMOE_TEST_FULL=1). */
+bool test_full(void);
 /* Seed for random tests: --seed or VKMOE_TEST_SEED or a fixed one; printed once. */
 uint64_t test_seed(void);
-uint64_t test_rand(uint64_t *state); /* splitmix64 */
+uint64_t test_rand(uint64_t *state);    /* splitmix64 */
 double test_rand_unit(uint64_t *state); /* [0, 1) */
 
 #endif

@@ -34,8 +34,8 @@ def rss_anon(pid):
 
 def run(program, environment, model, pool, tokens):
     """One run; its JSON, wall time and the largest RssAnon seen."""
-    command = [program, "run", "-m", model, "-p", "a", "-n", str(tokens), "--ignore-eos", "--temp", "0", "-c", "1024",
-               "--pool-mib", str(pool), "--json"]
+    command = [program, "run", "-m", model, "-p", "a", "-n", str(tokens), "--ignore-eos", "--temp", "0",
+               "-c", "1024", "--pool-mib", str(pool), "--json"]
     start, peak = time.monotonic(), 0
     with subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as p:
         while p.poll() is None:
@@ -63,12 +63,13 @@ def report(result, seconds, peak, pool):
     # This driver's device memory is anonymous memory of the process, as are mapped staging and host buffers.
     host = peak - device
     good = device <= bound and host <= HOST_LIMIT
-    print(f"figure full-size pool {pool} MiB: {p['slots']} slots of {p['experts']}, {t['predicted_n']} tokens at "
-          f"{t['predicted_per_second']:.3f} per second, hits {100 * p['hit_rate']:.1f} %, "
-          f"{p['uploaded_bytes'] / MIB:.0f} MiB uploaded; device {device / MIB:.0f} of {bound / MIB:.0f} MiB allowed "
-          f"(dense {m['dense_bytes'] / MIB:.0f}, cache and activations {m['session_bytes'] / MIB:.0f}, slots "
-          f"{p['slots_bytes'] / MIB:.0f}, staging {p['staging_bytes'] / MIB:.0f}); RssAnon {peak / MIB:.0f} MiB, less "
-          f"device {host / MIB:.0f} of 512; {seconds:.0f} s {'ok' if good else 'FAIL'}", flush=True)
+    print(f"figure full-size pool {pool} MiB: {p['slots']} slots of {p['experts']}, "
+          f"{t['predicted_n']} tokens at {t['predicted_per_second']:.3f} per second, "
+          f"hits {100 * p['hit_rate']:.1f} %, {p['uploaded_bytes'] / MIB:.0f} MiB uploaded; "
+          f"device {device / MIB:.0f} of {bound / MIB:.0f} MiB allowed (dense {m['dense_bytes'] / MIB:.0f}, "
+          f"cache and activations {m['session_bytes'] / MIB:.0f}, slots {p['slots_bytes'] / MIB:.0f}, "
+          f"staging {p['staging_bytes'] / MIB:.0f}); RssAnon {peak / MIB:.0f} MiB, "
+          f"less device {host / MIB:.0f} of 512; {seconds:.0f} s {'ok' if good else 'FAIL'}", flush=True)
     return good
 
 
