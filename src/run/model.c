@@ -85,7 +85,7 @@ static enum vkmoe_status size_pool(struct run_model *m, const struct run_model_p
     if (run_pool_planned_bytes(&m->pool) > room)
         TRY(too_large(m, p, room, floor, err));
     if (!m->auto_budget && run_pool_planned_bytes(&m->pool) > less(room, m->reserve))
-        cor_log(VKMOE_LOG_INFO, "an expert pool of %.0f MiB leaves less than %.0f MiB free on the device",
+        cor_log(VKMOE_LOG_WARN, "an expert pool of %.0f MiB leaves less than %.0f MiB free on the device",
                 MIB(run_pool_planned_bytes(&m->pool)), MIB(m->reserve));
 done:
     return st;

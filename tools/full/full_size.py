@@ -3,10 +3,10 @@
 
     tools/full/full_size.py BUILD DRIVER [MODEL.gguf] [--tokens N]
 
-Without MODEL, writes one with `vkmoe synth --shape emo-1b14b` (7.7 GB, random weights) under BUILD/full. Decodes
-with `-c 1024 --pool-mib 1024` and with the smallest pool that is accepted, and prints device bytes by purpose and
-the process's anonymous memory; fails when device bytes pass budget + dense weights + cache and activations, or the
-rest of the process 512 MiB.
+Without MODEL, writes one with `vkmoe synth --shape emo-1b14b` (7.7 GB, random weights) under BUILD/full.
+Decodes with `-c 1024 --pool-mib 1024` and with the smallest pool that is accepted, and prints device bytes by purpose
+and the process's anonymous memory; fails when device bytes pass budget + dense weights + cache and
+activations, or the rest of the process 512 MiB.
 """
 import argparse
 import json
@@ -69,12 +69,14 @@ def report(result, seconds, peak, pool):
           f"device {device / MIB:.0f} of {bound / MIB:.0f} MiB allowed (dense {m['dense_bytes'] / MIB:.0f}, "
           f"cache and activations {m['session_bytes'] / MIB:.0f}, slots {p['slots_bytes'] / MIB:.0f}, "
           f"staging {p['staging_bytes'] / MIB:.0f}); RssAnon {peak / MIB:.0f} MiB, "
-          f"less device {host / MIB:.0f} of 512; {seconds:.0f} s {'ok' if good else 'FAIL'}", flush=True)
+          f"less device {host / MIB:.0f} of 512; {seconds:.0f} s {'ok' if good else 'FAIL'}",
+          flush=True)
     return good
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(description=__doc__,
+                                     formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("build")
     parser.add_argument("driver")
     parser.add_argument("model", nargs="?")
