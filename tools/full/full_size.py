@@ -4,8 +4,8 @@
     tools/full/full_size.py BUILD DRIVER [MODEL.gguf] [--tokens N]
 
 Without MODEL, writes one with `vkmoe synth --shape emo-1b14b` (7.7 GB, random weights) under BUILD/full.
-Decodes with `-c 1024 --pool-mib 1024` and with the smallest pool that is accepted, and prints device bytes by purpose
-and the process's anonymous memory; fails when device bytes pass budget + dense weights + cache and
+Decodes with `-c 1024 --pool-mib 1024` and with the smallest pool that is accepted, and prints device bytes by
+purpose and the process's anonymous memory; fails when device bytes pass budget + dense weights + cache and
 activations, or the rest of the process 512 MiB.
 """
 import argparse
