@@ -139,7 +139,7 @@ VKMOE_API void vkmoe_device_close(vkmoe_device *dev);
 VKMOE_API const struct vkmoe_device_info *vkmoe_device_facts(const vkmoe_device *dev);
 
 struct vkmoe_device_memory {
-    uint64_t in_use_bytes, peak_bytes; /* device memory that this device's models and sessions hold and held */
+    uint64_t in_use_bytes, peak_bytes; /* device memory that models and sessions hold, and once held */
     uint64_t free_bytes;               /* of the largest device-local heap */
 };
 
