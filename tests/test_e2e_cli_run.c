@@ -176,6 +176,26 @@ static void test_seeds(void **state)
     cli_result_free(&other);
 }
 
+static void test_profile(void **state)
+{
+    struct cli_result plain, timed;
+    const char *prefill, *decode;
+
+    (void)state;
+    cli_good(&plain, "run", "-p", PROMPT, "-n", "3", "-c", "16", "--temp", "0");
+    cli_good(&timed, "run", "-p", PROMPT, "-n", "3", "-c", "16", "--temp", "0", "--profile");
+    assert_string_equal(plain.out, timed.out);
+    assert_null(strstr(plain.err, "in kernels"));
+    prefill = strstr(timed.err, "\nprefill: ");
+    decode = strstr(timed.err, "\ndecode: ");
+    assert_true(prefill && decode && prefill < decode);
+    assert_non_null(strstr(prefill, "  group "));
+    assert_non_null(strstr(decode, "  resolve "));
+    assert_null(strstr(decode, "  group ")); /* tables begin anew */
+    cli_result_free(&plain);
+    cli_result_free(&timed);
+}
+
 static void test_nothing_to_generate(void **state)
 {
     struct cli_result r;
@@ -365,8 +385,9 @@ int main(void)
         cmocka_unit_test(test_devices),     cmocka_unit_test(test_wrong_device),
         cmocka_unit_test(test_wrong_model), cmocka_unit_test(test_greedy_text_and_json),
         cmocka_unit_test(test_seeds),       cmocka_unit_test(test_nothing_to_generate),
-        cmocka_unit_test(test_context),     cmocka_unit_test(test_end_token),
-        cmocka_unit_test(test_force),       cmocka_unit_test(test_synth),
+        cmocka_unit_test(test_profile),     cmocka_unit_test(test_context),
+        cmocka_unit_test(test_end_token),   cmocka_unit_test(test_force),
+        cmocka_unit_test(test_synth),
     };
 
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -22,7 +22,7 @@ int cli_engine_open_device(struct cli_engine *e, const struct cli_cmd *cmd)
 {
     char cache[4096];
     struct vkmoe_params params = {.log = cli_log, .validation = e->validation};
-    const struct vkmoe_device_params dp = {.device = e->device, .caps = e->caps};
+    const struct vkmoe_device_params dp = {.device = e->device, .caps = e->caps, .profile = e->profile};
     struct vkmoe_err err = {0};
     enum vkmoe_status st;
 
@@ -159,6 +159,8 @@ int cli_engine_end(struct cli_engine *e, int status, enum vkmoe_status st, const
 {
     if (st != VKMOE_OK)
         status = cli_error(err);
+    else if (e->dev)
+        cli_engine_profile(e, "all");
     cli_engine_close(e);
     return status;
 }

@@ -11,7 +11,7 @@ struct cli_engine {
     const char *model, *device, *caps, *kv_k, *kv_v;
     const char *pool, *policy, *warm_start, *save_hot, *trace;
     int64_t n_ctx;
-    bool validation, lazy, check_slots, trace_weights;
+    bool validation, profile, lazy, check_slots, trace_weights;
     /* opened */
     vkmoe_context *ctx;
     vkmoe_device *dev;
@@ -46,6 +46,7 @@ struct cli_engine {
      "compare slots with the file after each load (for debugging)", 0, 0},                                   \
     {"--caps", CLI_STR, &(e).caps, "LIST",                                                                   \
      "use less of the device than it has, as -f16,-subgroup (docs/DEVICES.md)", 0, 0},                       \
+    {"--profile", CLI_FLAG, &(e).profile, NULL, "time every kernel and show the sums at the end", 0, 0},      \
     {"--validation", CLI_FLAG, &(e).validation, NULL, "run under the Vulkan validation layer", 0, 0}
 
 /* Rows for commands that feed one text through one pool. */
@@ -83,6 +84,9 @@ enum vkmoe_status cli_engine_feed(struct cli_engine *e, const int32_t *ids, size
                                   struct vkmoe_err *err);
 /* Fails, with a line for people, when n tokens are none or more than the context. */
 enum vkmoe_status cli_engine_check_prompt(const struct cli_engine *e, size_t n, struct vkmoe_err *err);
+
+/* With --profile: a table of what kernels took since the last one, headed by `what`, to stderr. */
+void cli_engine_profile(const struct cli_engine *e, const char *what);
 
 /* "NAME, DRIVER VERSION" */
 void cli_engine_device_line(const struct cli_engine *e, char *dst, size_t n);

@@ -180,6 +180,7 @@ static enum vkmoe_status generate(struct generation *g, struct vkmoe_err *err)
 
     TRY(cli_engine_feed(&g->o->e, g->prompt, g->n_prompt, &g->n_fed, err));
     g->prompt_ns = cor_now_ns() - start;
+    cli_engine_profile(&g->o->e, "prefill");
     if (g->n_fed < g->n_prompt) {
         g->stop = "interrupt";
         return VKMOE_OK;
@@ -190,6 +191,7 @@ static enum vkmoe_status generate(struct generation *g, struct vkmoe_err *err)
     st = decode(g, err);
     g->decode_ns = cor_now_ns() - start;
     end_line(g);
+    cli_engine_profile(&g->o->e, "decode");
 done:
     return st;
 }
