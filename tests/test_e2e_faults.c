@@ -148,10 +148,10 @@ static void sweep(enum fault f, struct gpu_device *dev, long dense, double facto
     struct vkmoe_err err = {0};
     long total, rounds = 0, blocks;
 
-    /* Without a cache of pipelines a fresh device takes seconds: fewer of them there. */
-    if (!dev && strstr(gpu_device_info(base.dev)->name, "SwiftShader")) {
-        dense = 2;
-        factor = 30;
+    /* A life takes a second on a slow driver, and without a cache of pipelines several: fewer of them. */
+    if (device_slow(&base)) {
+        dense = !dev ? 2 : dense < 5 ? dense : 5;
+        factor = !dev ? 30 : factor > 2.5 ? factor : 2.5;
     }
     cor_log_sink(NULL, NULL);
     if (dev)

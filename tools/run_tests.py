@@ -28,8 +28,8 @@ DRIVERS = {
     "gfx1100": ("/usr/share/vulkan/icd.d/radeon_icd.{machine}.json", {"RADV_FORCE_FAMILY": "GFX1100"}),
 }
 
-# The first pattern that fits a program decides: drivers, and those of a sanitizer build. What is left out here
-# for time runs in rows of tools/full/shards.txt.
+# The first pattern that fits a program decides: drivers, and those of a sanitizer build. What is left out for
+# time runs in rows of tools/full/shards.txt.
 MATRIX = [
     ("test_radv*", ["polaris10", "navi21", "gfx1100"], ["navi21"]),
     ("test_kernels*", ["lavapipe", "lavapipe-4", "lavapipe-16", "swiftshader"], ["lavapipe"]),
