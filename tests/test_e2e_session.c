@@ -238,6 +238,8 @@ static void test_lazy_experts(void **state)
 static void test_lazy_experts_segments(void **state)
 {
     (void)state;
+    if (device_slow(&shared_case)) /* test_e2e_pool has such segments as well */
+        return;
     check_lazy("range=1M,buffers=8");
 }
 
@@ -317,7 +319,7 @@ static void test_chunks(void **state)
 
     (void)state;
     device_feed(whole, text, 193);
-    for (uint32_t i = 0; i < COR_COUNT(chunks); i++) {
+    for (uint32_t i = device_slow(&shared_case); i < COR_COUNT(chunks); i++) {
         struct run_session *s =
             device_session(&shared_case, &(struct run_session_params){.n_ctx = 256, .chunk = chunks[i]});
         float diff;
