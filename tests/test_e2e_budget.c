@@ -6,6 +6,7 @@
 
 #include "core/log.h"
 #include "run/tags.h"
+#include "support/fault.h"
 #include "support/hazard.h"
 
 #define MIB (1u << 20)
@@ -31,27 +32,6 @@ static int teardown(void **state)
 /* ---- the nth request fails
  * ----------------------------------------------------------------------------------- */
 
-enum fault { FAULT_ALLOC, FAULT_MEMORY, FAULT_LOST, FAULT_TIMEOUT };
-
-static const enum vkmoe_status statuses[] = {VKMOE_ERR_MEMORY, VKMOE_ERR_MEMORY, VKMOE_ERR_DEVICE_LOST,
-                                             VKMOE_ERR_TIMEOUT};
-
-/* From now on the nth request and all later ones fail; 0: none, and counting begins. */
-static void arm(enum fault f, long n)
-{
-    if (f == FAULT_ALLOC)
-        cor_alloc_fail_from(n);
-    else
-        gpu_fail_from(n, f == FAULT_MEMORY ? GPU_FAULT_OUT_OF_MEMORY
-                         : f == FAULT_LOST ? GPU_FAULT_DEVICE_LOST
-                                           : GPU_FAULT_TIMEOUT);
-}
-
-static long requests(enum fault f)
-{
-    return f == FAULT_ALLOC ? cor_alloc_requests() : gpu_requests();
-}
-
 /* A session made and used with failures from the nth request on; *used: requests, when all went well. */
 static enum vkmoe_status live(struct device_case *c, enum fault f, long nth, long *used)
 {
@@ -62,14 +42,14 @@ static enum vkmoe_status live(struct device_case *c, enum fault f, long nth, lon
     uint32_t fed;
 
     *used = 0;
-    arm(f, nth);
+    fault_arm(f, nth);
     st = run_session_create(&s, c->model, &sp, &err);
     if (st == VKMOE_OK)
         st = hazard_read(s, &text, &fed, &err);
     if (st == VKMOE_OK)
-        *used = requests(f);
-    arm(f, 0);
-    if (st != VKMOE_OK && (st != statuses[f] || !err.message[0] || strchr(err.message, '\n')))
+        *used = fault_requests(f);
+    fault_arm(f, 0);
+    if (st != VKMOE_OK && (st != fault_status(f) || !err.message[0] || strchr(err.message, '\n')))
         fail_msg("request %ld fails: %s: \"%s\"", nth, vkmoe_status_text(st), err.message);
     if (st != VKMOE_OK && s)
         hazard_latched(s, &text, &err);
@@ -125,18 +105,18 @@ static void die(enum fault f, long nth)
     s = hazard_session(&c, &text, false);
     other = hazard_session(&c, &text, false);
     test_ok(hazard_feed(s, &text, 0, &err), &err);
-    arm(f, nth);
+    fault_arm(f, nth);
     for (uint32_t i = 1; i <= HAZARD_DECODE && st == VKMOE_OK; i++)
         st = hazard_feed(s, &text, i, &err);
-    arm(f, 0);
-    assert_int_equal(st, statuses[f]);
+    fault_arm(f, 0);
+    assert_int_equal(st, fault_status(f));
     assert_non_null(strstr(err.message, gpu_device_info(c.dev)->name));
     hazard_latched(s, &text, &err);
-    assert_int_equal(hazard_feed(other, &text, 0, &err), statuses[f]);
+    assert_int_equal(hazard_feed(other, &text, 0, &err), fault_status(f));
     assert_int_equal(run_session_create(&late, c.model, &(struct run_session_params){.n_ctx = 4}, &err),
-                     statuses[f]);
+                     fault_status(f));
     assert_int_equal(run_pool_resize(&c.model->pool, run_pool_bytes(&c.model->pool) + MIB, &err),
-                     statuses[f]);
+                     fault_status(f));
     run_session_destroy(other);
     run_session_destroy(s);
     device_close(&c);
@@ -200,9 +180,9 @@ static void test_resize_fails(void **state)
         const enum fault f = i % 2 ? FAULT_ALLOC : FAULT_MEMORY;
         enum vkmoe_status st;
 
-        arm(f, 1 + (long)i * 3 / 2);
+        fault_arm(f, 1 + (long)i * 3 / 2);
         st = run_pool_resize(&c.model->pool, budget, &err);
-        arm(f, 0);
+        fault_arm(f, 0);
         if (st != VKMOE_OK) {
             failed++;
             assert_int_equal(st, VKMOE_ERR_MEMORY);
@@ -308,9 +288,9 @@ static void test_cannot_grow(void **state)
     for (uint32_t i = 1; i <= HAZARD_DECODE; i++) {
         c.model->last_poll_ns = 0;
         c.model->grow_failed = false;
-        arm(FAULT_ALLOC, i == 1 ? 1 : 0); /* a token allocates nothing, a segment does */
+        fault_arm(FAULT_ALLOC, i == 1 ? 1 : 0); /* a token allocates nothing, a segment does */
         test_ok(run_model_poll(c.model, &err), &err);
-        arm(FAULT_ALLOC, 0);
+        fault_arm(FAULT_ALLOC, 0);
         test_ok(hazard_feed(s, &text, i, &err), &err);
     }
     assert_true(!c.model->pool.array || c.model->pool.generation > 0);

@@ -6,6 +6,7 @@
 #include "core/bits.h"
 #include "core/log.h"
 #include "support/device.h"
+#include "support/fault.h"
 
 #define N_PROMPT 6
 
@@ -52,35 +53,6 @@ static void check_line(const struct vkmoe_err *err)
 /* ---- the nth request fails
  * ----------------------------------------------------------------------------------- */
 
-enum fault { FAULT_ALLOC, FAULT_FILE, FAULT_MEMORY, FAULT_LOST, FAULT_TIMEOUT };
-
-static const struct {
-    const char *name;
-    enum vkmoe_status st;
-} faults[] = {{"allocation", VKMOE_ERR_MEMORY},
-              {"file read", VKMOE_ERR_IO},
-              {"Vulkan call, out of memory", VKMOE_ERR_MEMORY},
-              {"Vulkan call, device lost", VKMOE_ERR_DEVICE_LOST},
-              {"Vulkan call, timed out", VKMOE_ERR_TIMEOUT}};
-
-/* From now on the nth request and all later ones fail; 0: none, and counting begins. */
-static void arm(enum fault f, long n)
-{
-    if (f == FAULT_ALLOC)
-        cor_alloc_fail_from(n);
-    else if (f == FAULT_FILE)
-        cor_os_fail_from(n);
-    else
-        gpu_fail_from(n, f == FAULT_MEMORY ? GPU_FAULT_OUT_OF_MEMORY
-                         : f == FAULT_LOST ? GPU_FAULT_DEVICE_LOST
-                                           : GPU_FAULT_TIMEOUT);
-}
-
-static long requests(enum fault f)
-{
-    return f == FAULT_ALLOC ? cor_alloc_requests() : f == FAULT_FILE ? cor_os_requests() : gpu_requests();
-}
-
 struct life {
     struct gpu_device *dev; /* NULL: one of its own, with staging and flushes */
     enum fault fault;
@@ -105,7 +77,7 @@ static enum vkmoe_status live(struct life *l, struct vkmoe_err *err)
     TRY(run_session_feed(s, text, N_PROMPT, NULL, NULL, err));
     TRY(run_session_feed(s, text + N_PROMPT, 1, NULL, NULL, err));
     TRY(run_session_feed(s, text + N_PROMPT + 1, 1, NULL, NULL, err));
-    l->used = requests(l->fault);
+    l->used = fault_requests(l->fault);
 done:
     run_session_destroy(s);
     run_model_close(m);
@@ -119,17 +91,17 @@ static void fail_at(struct life *l, long n)
     struct vkmoe_err err = {0};
     enum vkmoe_status st;
 
-    arm(l->fault, n);
+    fault_arm(l->fault, n);
     st = live(l, &err);
     made = l->used;
-    arm(l->fault, 0);
+    fault_arm(l->fault, 0);
     if (st == VKMOE_OK && made < n) /* copies share submits as reads come in: their number differs a little */
         return;
-    if (st != faults[l->fault].st)
-        fail_msg("%s %ld fails: %s: %s", faults[l->fault].name, n, vkmoe_status_text(st), err.message);
+    if (st != fault_status(l->fault))
+        fail_msg("%s %ld fails: %s: %s", fault_name(l->fault), n, vkmoe_status_text(st), err.message);
     check_line(&err);
     if (cor_alloc_live() != blocks)
-        fail_msg("%s %ld fails: %ld blocks are left", faults[l->fault].name, n, cor_alloc_live() - blocks);
+        fail_msg("%s %ld fails: %ld blocks are left", fault_name(l->fault), n, cor_alloc_live() - blocks);
 }
 
 /* The first and the last `dense` of total one by one, those between in growing steps. */
@@ -157,13 +129,13 @@ static void sweep(enum fault f, struct gpu_device *dev, long dense, double facto
     if (dev)
         test_ok(live(&l, &err), &err); /* what a device keeps, it has now */
     blocks = cor_alloc_live();
-    arm(f, 0);
+    fault_arm(f, 0);
     test_ok(live(&l, &err), &err);
     assert_int_equal(cor_alloc_live(), blocks);
     total = l.used;
     for (long n = 1; n <= total; n = next_to_fail(n, total, dense, factor), rounds++)
         fail_at(&l, n);
-    print_message("%s: %ld of %ld requests failed in turn\n", faults[f].name, rounds, total);
+    print_message("%s: %ld of %ld requests failed in turn\n", fault_name(f), rounds, total);
     assert_true(total > 2);
     if (dev)
         test_ok(live(&l, &err), &err); /* it is as good as before */
@@ -236,10 +208,10 @@ static void check_latched(enum fault f, long nth, bool device_lives)
     run_session_reset(s);
     device_feed(s, text, N_PROMPT);
 
-    arm(f, nth);
+    fault_arm(f, nth);
     st = run_session_feed(s, text + N_PROMPT, 1, NULL, NULL, &err);
-    arm(f, 0);
-    assert_int_equal(st, faults[f].st);
+    fault_arm(f, 0);
+    assert_int_equal(st, fault_status(f));
     check_line(&err);
     print_message("%s\n", err.message);
     if (!device_lives) { /* the line names device and work */
@@ -258,8 +230,8 @@ static void check_latched(enum fault f, long nth, bool device_lives)
         assert_true(logits_hash(c.model, other) == want);
         late = device_session(&c, &sp);
     } else {
-        assert_int_equal(st, faults[f].st);
-        assert_int_equal(run_session_create(&late, c.model, &sp, &again), faults[f].st);
+        assert_int_equal(st, fault_status(f));
+        assert_int_equal(run_session_create(&late, c.model, &sp, &again), fault_status(f));
         assert_null(late);
     }
     run_session_destroy(late);

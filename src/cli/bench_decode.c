@@ -277,36 +277,28 @@ static struct row judge(const struct bench *b, const struct size *s)
     return r;
 }
 
-static const char *number(char text[24], double v, int digits)
-{
-    if (v < 0)
-        snprintf(text, 24, "-");
-    else
-        snprintf(text, 24, "%.*f", digits, v);
-    return text;
-}
-
 static void print_md(const struct size *s, const struct row *r)
 {
-    char t[8][24];
+    char t[8][CLI_NUMBER];
 
     printf("| %.1f %% | %" PRIu32
            " | %.1f | %.1f (%.1f-%.1f) | %s | %.1f | %s | %s | %s | %s | %s | %s | %s |\n",
            r->percent, s->stats.slots, MIB(s->stats.slots_bytes), r->speed, r->slowest, r->fastest,
-           number(t[0], r->ratio, 3), r->best, number(t[1], r->best_ratio, 3),
-           number(t[2], r->hit_cold * 100, 1), number(t[3], r->hit_warm * 100, 1), number(t[4], r->misses, 2),
-           number(t[5], r->mib, 2), number(t[6], r->waits, 2), number(t[7], r->blocking, 3));
+           cli_number(t[0], r->ratio, 3), r->best, cli_number(t[1], r->best_ratio, 3),
+           cli_number(t[2], r->hit_cold * 100, 1), cli_number(t[3], r->hit_warm * 100, 1),
+           cli_number(t[4], r->misses, 2), cli_number(t[5], r->mib, 2), cli_number(t[6], r->waits, 2),
+           cli_number(t[7], r->blocking, 3));
 }
 
 static void print_csv(const struct size *s, const struct row *r)
 {
-    char t[7][24];
+    char t[7][CLI_NUMBER];
 
     printf("%.2f,%" PRIu32 ",%" PRIu64 ",%.3f,%.3f,%.3f,%s,%.3f,%s,%s,%s,%s,%.4f,%s,%s\n", r->percent,
-           s->stats.slots, s->stats.slots_bytes, r->speed, r->slowest, r->fastest, number(t[0], r->ratio, 4),
-           r->best, number(t[1], r->best_ratio, 4), number(t[2], r->hit_cold, 6),
-           number(t[3], r->hit_warm, 6), number(t[4], r->misses, 4), r->mib, number(t[5], r->waits, 4),
-           number(t[6], r->blocking, 4));
+           s->stats.slots, s->stats.slots_bytes, r->speed, r->slowest, r->fastest,
+           cli_number(t[0], r->ratio, 4), r->best, cli_number(t[1], r->best_ratio, 4),
+           cli_number(t[2], r->hit_cold, 6), cli_number(t[3], r->hit_warm, 6), cli_number(t[4], r->misses, 4),
+           r->mib, cli_number(t[5], r->waits, 4), cli_number(t[6], r->blocking, 4));
 }
 
 static void json_number(const char *key, double v)

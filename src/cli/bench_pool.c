@@ -190,23 +190,15 @@ static struct result judge(const struct bench *b, uint32_t c, uint32_t i, const 
 /* ---- output
  * -------------------------------------------------------------------------------------------------- */
 
-static const char *number(char text[16], double v, int digits)
-{
-    if (v < 0)
-        snprintf(text, 16, "-");
-    else
-        snprintf(text, 16, "%.*f", digits, v);
-    return text;
-}
-
 static void md_row(const struct result *r)
 {
-    char t[9][16];
+    char t[9][CLI_NUMBER];
 
     printf("| %s | %s | %s | %s | %s | %s | %s | %s | %s | %s |\n", r->name,
-           number(t[0], r->hit_cold * 100, 1), number(t[1], r->hit_warm * 100, 1), number(t[2], r->misses, 2),
-           number(t[3], r->of_lru, 3), number(t[4], r->cr, 2), number(t[5], r->ub, 2), number(t[6], r->rf, 2),
-           number(t[7], r->blocking, 2), number(t[8], r->speed, 1));
+           cli_number(t[0], r->hit_cold * 100, 1), cli_number(t[1], r->hit_warm * 100, 1),
+           cli_number(t[2], r->misses, 2), cli_number(t[3], r->of_lru, 3), cli_number(t[4], r->cr, 2),
+           cli_number(t[5], r->ub, 2), cli_number(t[6], r->rf, 2), cli_number(t[7], r->blocking, 2),
+           cli_number(t[8], r->speed, 1));
 }
 
 static void plot(const struct bench *b, const struct result *all)

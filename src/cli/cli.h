@@ -76,5 +76,8 @@ void cli_progress_end(struct cli_progress *p);
 
 /* String as JSON with quotes to stdout; invalid UTF-8 becomes U+FFFD. */
 void cli_json_string(const char *s, size_t n);
+/* v with so many digits, "-" below 0, for tables; returns text. */
+enum { CLI_NUMBER = 24 };
+const char *cli_number(char text[CLI_NUMBER], double v, int digits);
 
 #endif

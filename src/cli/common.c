@@ -220,3 +220,12 @@ void cli_json_string(const char *s, size_t n)
     }
     putchar('"');
 }
+
+const char *cli_number(char text[CLI_NUMBER], double v, int digits)
+{
+    if (v < 0)
+        snprintf(text, CLI_NUMBER, "-");
+    else
+        snprintf(text, CLI_NUMBER, "%.*f", digits, v);
+    return text;
+}

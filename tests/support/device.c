@@ -11,9 +11,14 @@ static void print_log(void *user, enum vkmoe_log_level level, const char *line)
         print_message("[driver ] %s\n", line);
 }
 
+bool device_slow_driver(const struct vkmoe_device_info *info)
+{
+    return strstr(info->name, "SwiftShader") && !test_full();
+}
+
 bool device_slow(const struct device_case *c)
 {
-    return strstr(gpu_device_info(c->dev)->name, "SwiftShader") && !test_full();
+    return device_slow_driver(gpu_device_info(c->dev));
 }
 
 void device_open(struct device_case *c, const char *model, const struct device_params *p)

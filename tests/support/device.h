@@ -22,6 +22,7 @@ struct device_params {
 /* A driver that takes many times as long as the other (SwiftShader): tests may ask it for less unless
  * test_full(). */
 bool device_slow(const struct device_case *c);
+bool device_slow_driver(const struct vkmoe_device_info *info);
 /* Opens everything or fails the test. model: path of a GGUF file, NULL: device only. */
 void device_open(struct device_case *c, const char *model, const struct device_params *p);
 void device_close(struct device_case *c);

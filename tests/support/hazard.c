@@ -61,7 +61,7 @@ static uint32_t best(const struct gpu_instance *from)
 
 bool hazard_slow_driver(void)
 {
-    return strstr(gpu_instance_device_info(inst, best(inst))->name, "SwiftShader") != NULL;
+    return device_slow_driver(gpu_instance_device_info(inst, best(inst)));
 }
 
 /* ---- the pool
