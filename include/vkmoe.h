@@ -157,6 +157,24 @@ VKMOE_API bool vkmoe_device_kernel_time(const vkmoe_device *dev, uint32_t index,
                                         struct vkmoe_kernel_time *time);
 VKMOE_API void vkmoe_device_reset_times(vkmoe_device *dev);
 
+/* ---- subsets of experts -------------------------------------------------------------------------------- */
+
+/* Which routed experts of each layer may be chosen. */
+struct vkmoe_subset;
+typedef struct vkmoe_subset vkmoe_subset;
+
+/* Reads a subset file, a pruning_metadata.json, or the original ids that a carved GGUF file keeps
+ * (docs/FORMATS.md). It is compared with a model when it is given to one.
+ *
+ * Errors: VKMOE_ERR_FORMAT, VKMOE_ERR_IO, VKMOE_ERR_MEMORY. */
+VKMOE_API enum vkmoe_status vkmoe_subset_open(vkmoe_subset **out, const char *path, struct vkmoe_err *err);
+/* keep: (n_layers, n_experts) bytes, not 0: may be chosen. Copied. */
+VKMOE_API enum vkmoe_status vkmoe_subset_create(vkmoe_subset **out, uint32_t n_layers, uint32_t n_experts,
+                                                const uint8_t *keep, struct vkmoe_err *err);
+VKMOE_API void vkmoe_subset_close(vkmoe_subset *subset);
+/* False outside the subset's own numbers of layers and experts. */
+VKMOE_API bool vkmoe_subset_has(const vkmoe_subset *subset, uint32_t layer, uint32_t expert);
+
 /* ---- model --------------------------------------------------------------------------------------------- */
 
 struct vkmoe_model;
@@ -176,6 +194,10 @@ struct vkmoe_model_params {
     const char *pool_policy;
     const char *warm_start; /* file of vkmoe_model_save_hot: experts to begin with when not all fit; NULL */
     const struct vkmoe_session_params *session; /* the pool leaves room for one such session; NULL: default */
+    /* Experts outside the union of these are never loaded; sessions begin with the union. None: all experts.
+     * Not needed after opening. */
+    const vkmoe_subset *const *subsets;
+    uint32_t n_subsets;
     bool check_slots; /* debug: after every load slots are compared with the file, on the device */
     void (*progress)(void *user, uint64_t done_bytes, uint64_t total_bytes); /* NULL: none */
     void *progress_user;
@@ -275,10 +297,19 @@ typedef struct vkmoe_session vkmoe_session;
 
 enum vkmoe_kv_type { VKMOE_KV_F16, VKMOE_KV_F32 };
 
+/* What a session tells of its router besides its choices, for vkmoe_session_on_watch. */
+enum vkmoe_watch { VKMOE_WATCH_NONE, VKMOE_WATCH_ROUTER /* logits */, VKMOE_WATCH_EXPERTS /* and outputs */ };
+
 struct vkmoe_session_params {
     uint32_t n_ctx;   /* positions; 0: the model's training context, at most 4096 */
     uint32_t n_chunk; /* prefill chunk in tokens; 0: 512 or what the device's limits allow */
     enum vkmoe_kv_type kv_k, kv_v;
+    enum vkmoe_watch watch; /* costs a copy of the router's logits to the host, and more */
+    /* Document pool: that many routed experts per layer, chosen by the first feed from all its tokens, layer
+     * by layer, as in EMO's training; later feeds stay inside it. 0: none. From n_experts_used of the model
+     * to n_experts. Implies VKMOE_WATCH_ROUTER. */
+    uint32_t doc_experts;
+    uint32_t doc_refresh; /* every so many tokens of decode the pool may exchange experts; 0: never */
 };
 
 VKMOE_API enum vkmoe_status vkmoe_session_create(vkmoe_session **out, vkmoe_model *model,
@@ -314,6 +345,49 @@ typedef void (*vkmoe_route_fn)(void *user, uint32_t layer, uint32_t pos, uint32_
 
 /* fn NULL: no more calls. */
 VKMOE_API void vkmoe_session_on_route(vkmoe_session *ses, vkmoe_route_fn fn, void *user);
+
+/* What a layer's router and experts did for the tokens [pos, pos + n_tokens). Valid during the call. */
+struct vkmoe_watched {
+    uint32_t layer, pos, n_tokens;
+    uint32_t n_experts, n_used;
+    const float *logits;   /* (n_tokens, n_experts) before any mask */
+    const uint32_t *pairs; /* (n_tokens, n_used) as in vkmoe_route_fn, within the mask */
+    /* VKMOE_WATCH_EXPERTS, else NULL: (n_tokens, 3 + n_used). With h the normed input of the MoE and m its
+     * output, the shared expert's part in it: h.h, h.m, m.m, then y.y of each chosen expert's output before
+     * its weight (0: not chosen). */
+    const float *sums;
+};
+
+/* Layers come in order for each step of a feed; with doc_experts, layer by layer for the whole first feed. */
+typedef void (*vkmoe_watch_fn)(void *user, const struct vkmoe_watched *w);
+
+/* Needs a session with `watch` or `doc_experts`. fn NULL: no more calls. */
+VKMOE_API void vkmoe_session_on_watch(vkmoe_session *ses, vkmoe_watch_fn fn, void *user);
+
+/* From the next feed on only these experts are chosen; NULL: all that the model was opened with. Not with
+ * doc_experts. The subset may be closed afterwards.
+ *
+ * Errors: VKMOE_ERR_ARGUMENT for a subset of another shape, with experts that the model was opened without,
+ * or with fewer than n_experts_used in a layer; the session then keeps what it had. */
+VKMOE_API enum vkmoe_status vkmoe_session_use_subset(vkmoe_session *ses, const vkmoe_subset *subset,
+                                                     struct vkmoe_err *err);
+
+/* As vkmoe_session_feed, but ends with the router of layer `last`: no logits, and the session answers nothing
+ * but vkmoe_session_reset afterwards. For rankings that go layer by layer. */
+VKMOE_API enum vkmoe_status vkmoe_session_feed_to(vkmoe_session *ses, const int32_t *tokens, size_t n,
+                                                  uint32_t last, struct vkmoe_err *err);
+
+/* How much of the router's probability lay outside the experts that may be chosen: the sign that a text has
+ * left the topic of its pool or subset. Sums over tokens of means over layers; needs `watch`. */
+struct vkmoe_outside {
+    uint64_t prompt_tokens, tokens; /* fed in chunks, and one by one */
+    double prompt, decoded;         /* probability, summed over these tokens */
+    uint64_t refreshes, exchanged;  /* of a document pool: times it was looked at, experts that came in */
+};
+
+VKMOE_API void vkmoe_session_get_outside(const vkmoe_session *ses, struct vkmoe_outside *out);
+/* True where layer's expert may be chosen now: by the subset, or by the document pool that was picked. */
+VKMOE_API bool vkmoe_session_may_choose(const vkmoe_session *ses, uint32_t layer, uint32_t expert);
 
 VKMOE_API uint32_t vkmoe_session_position(const vkmoe_session *ses);
 VKMOE_API uint32_t vkmoe_session_n_ctx(const vkmoe_session *ses);

@@ -19,7 +19,7 @@ struct cli_cmd {
 };
 
 extern const struct cli_cmd cli_devices, cli_convert, cli_inspect, cli_tokenize, cli_run, cli_logits,
-    cli_eval, cli_synth, cli_bench, cli_bench_pool, cli_bench_decode;
+    cli_eval, cli_experts, cli_synth, cli_bench, cli_bench_pool, cli_bench_decode;
 
 /* dst points to bool, const char *, int64_t or double. */
 enum cli_kind { CLI_FLAG, CLI_STR, CLI_INT, CLI_FLOAT };
