@@ -5,7 +5,7 @@ cd "$(dirname "$0")/../.."
 . tools/lib.sh
 
 packages=(gcc-aarch64-linux-gnu qemu-user libc6-dev:arm64 libcjson-dev:arm64 libpcre2-dev:arm64
-          libcmocka-dev:arm64 libvulkan1:arm64 mesa-vulkan-drivers:arm64)
+          nettle-dev:arm64 libcmocka-dev:arm64 libvulkan1:arm64 mesa-vulkan-drivers:arm64)
 install_foreign arm64 "${packages[@]}"
 configure build-arm64 -DCMAKE_TOOLCHAIN_FILE=cmake/toolchains/arm64-linux.cmake -DVKMOE_WERROR=ON
 cmake --build build-arm64

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Every source file of library and program compiles with mingw-w64. Debian has no cJSON and PCRE2 for it, so
-# nothing is linked; headers that are the same for every system come from the Linux packages.
+# Every source file of library and program compiles with mingw-w64. Debian has no cJSON, PCRE2 and nettle for it,
+# so nothing is linked; headers that are the same for every system come from the Linux packages.
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 . tools/lib.sh
@@ -8,7 +8,7 @@ cd "$(dirname "$0")/../.."
 install gcc-mingw-w64-x86-64 "${BUILD_PACKAGES[@]}"
 headers=$(mktemp -d)
 trap 'rm -rf "$headers"' EXIT
-for name in vulkan vk_video volk.h volk.c cjson; do
+for name in vulkan vk_video volk.h volk.c cjson nettle; do
     ln -s "/usr/include/$name" "$headers"
 done
 for name in pcre2.h; do
