@@ -373,6 +373,7 @@ static void pruned_checkpoint(void **state)
     struct mdl_gguf *g;
     const struct mdl_kv *kv;
     struct mdl_str s;
+    uint32_t n_source;
 
     (void)state;
     hf_init(&h);
@@ -389,6 +390,8 @@ static void pruned_checkpoint(void **state)
     assert_non_null(kv);
     assert_true(kv->elem_type == MDL_GGUF_U32 && kv->count == 8);
     assert_memory_equal(kv->v.array, want, sizeof(want));
+    test_ok(mdl_gguf_u32(g, "vkmoe.source.expert_count", &n_source, &err), &err);
+    assert_int_equal(n_source, 127);
     test_ok(mdl_gguf_str(g, "vkmoe.pruning.original_model", &s, &err), &err);
     assert_int_equal(s.n, strlen("Emo_1b14b_1T"));
     test_ok(mdl_gguf_str(g, "general.name", &s, &err), &err);

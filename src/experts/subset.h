@@ -5,8 +5,13 @@
 
 #include "model/model.h"
 
+#define XP_SUBSET_LAYERS  1024u
+#define XP_SUBSET_EXPERTS 512u /* routed, and shared, of a layer */
+/* n_shared of a subset that was made in memory: fits any model. */
+#define XP_SHARED_UNKNOWN UINT32_MAX
+
 struct xp_subset {
-    char *model;  /* general.name of the model that the ids belong to; "": not stated */
+    char *model;  /* of the model that the ids belong to, as xp_model_name gives it; "": not stated */
     char *method; /* how it was chosen: "router", "layerwise", "easy-ep", "random", ...; "": not stated */
     char *calibration; /* SHA-256 of the calibration text in hex; "": not stated */
     uint32_t n_layers, n_routed, n_shared;
@@ -28,6 +33,8 @@ uint32_t xp_subset_equal_count(const struct xp_subset *s);
 enum vkmoe_status xp_subset_read(struct xp_subset *s, const char *path, struct vkmoe_err *err);
 /* A subset file, whole or not at all. */
 enum vkmoe_status xp_subset_write(const struct xp_subset *s, const char *path, struct vkmoe_err *err);
+/* general.name for messages and comparisons, "" where there is none. */
+void xp_model_name(char dst[MDL_SHOW_BYTES], const struct mdl_gguf *g);
 /* Is it of this model (name where both state one, layers, experts), with enough experts in every layer? name:
  * of the subset, for messages. Errors: VKMOE_ERR_ARGUMENT. */
 enum vkmoe_status xp_subset_check(const struct xp_subset *s, const struct mdl_model *m, const char *name,

@@ -23,6 +23,7 @@ struct hf {
     struct mdl_tokenizer_json *tok_owner;
     struct mdl_tokenizer_spec tok;
     uint32_t *expert_ids; /* of pruned checkpoints: (n_layers, n_routed) original ids */
+    uint32_t n_source;    /* routed experts of the original: ids of shared ones follow; 0: not known */
 };
 
 /* ---- pruning_metadata.json ---- */
@@ -50,6 +51,8 @@ static enum vkmoe_status read_kept(struct hf *h, const char *path, const cJSON *
                     FAIL(VKMOE_ERR_FORMAT, "%s: layer %u keeps expert %" PRIu64 " twice", path, l, id);
             if (e < h->c.n_routed) /* the shared one, last, is not written */
                 ids[e] = (uint32_t)id;
+            else if (e == h->c.n_routed)
+                h->n_source = (uint32_t)id;
         }
         if (e != h->c.n_experts)
             FAIL(VKMOE_ERR_FORMAT, "%s: layer %u keeps %u experts, the model has %u", path, l, e,
@@ -89,6 +92,8 @@ static enum vkmoe_status put_pruning(struct hf *h)
     TRY(read_kept(h, path, layers));
     TRY(mdl_gguf_put_array(h->p->w, "vkmoe.expert_ids", MDL_GGUF_U32, h->expert_ids,
                            (uint64_t)h->c.n_layers * h->c.n_routed, err));
+    if (h->n_source)
+        TRY(mdl_gguf_put_u32(h->p->w, "vkmoe.source.expert_count", h->n_source, err));
     v = mdl_json_get(root, "original_model");
     if (cJSON_IsString(v)) {
         cv_base_name(name, sizeof(name), v->valuestring);

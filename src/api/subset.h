@@ -1,0 +1,11 @@
+/* The public subset as inner layers see it. */
+#ifndef API_SUBSET_H
+#define API_SUBSET_H
+
+#include "experts/subset.h"
+
+struct vkmoe_subset {
+    struct xp_subset s;
+};
+
+#endif
