@@ -21,8 +21,14 @@ struct cli_cmd {
 extern const struct cli_cmd cli_devices, cli_convert, cli_inspect, cli_tokenize, cli_run, cli_logits,
     cli_eval, cli_experts, cli_synth, cli_bench, cli_bench_pool, cli_bench_decode;
 
-/* dst points to bool, const char *, int64_t or double. */
-enum cli_kind { CLI_FLAG, CLI_STR, CLI_INT, CLI_FLOAT };
+/* Values of an option that takes several: those behind it up to the next option, and repeats add to them. */
+struct cli_strs {
+    const char *at[64];
+    size_t n;
+};
+
+/* dst points to bool, const char *, int64_t, double or struct cli_strs. */
+enum cli_kind { CLI_FLAG, CLI_STR, CLI_INT, CLI_FLOAT, CLI_STRS };
 
 struct cli_opt {
     const char *names; /* "-n|--n-predict": every spelling, shown in --help as is */

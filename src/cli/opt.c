@@ -133,6 +133,14 @@ static int store(const struct cli_cmd *cmd, const struct cli_opt *o, const char 
     case CLI_STR:
         *(const char **)o->dst = value;
         break;
+    case CLI_STRS: {
+        struct cli_strs *list = o->dst;
+
+        if (list->n == COR_COUNT(list->at))
+            return cli_usage(cmd, "%s takes at most %zu values", o->names, COR_COUNT(list->at));
+        list->at[list->n++] = value;
+        break;
+    }
     case CLI_INT: {
         long long v = strtoll(value, &end, 10);
 
@@ -175,6 +183,13 @@ static int take(const struct cli_cmd *cmd, const struct cli_opt *opts, int argc,
         if (*i + 1 >= argc)
             return cli_usage(cmd, "%s needs %s", word, o->arg ? o->arg : "a value");
         value = argv[++*i];
+    }
+    if (o->kind == CLI_STRS) {
+        int status = store(cmd, o, value);
+
+        while (status < 0 && *i + 1 < argc && (argv[*i + 1][0] != '-' || !argv[*i + 1][1]))
+            status = store(cmd, o, argv[++*i]);
+        return status;
     }
     return store(cmd, o, value);
 }
