@@ -19,7 +19,10 @@ struct change {
     const char *retype;      /* F32 tensor written as F16 */
     const char *rename, *to; /* tensor */
     const char *extra;       /* one more tensor */
-    const char *says;        /* NULL: the result opens */
+    uint32_t counts[3];      /* vkmoe.expert_count_per_layer, where n_counts is not 0 */
+    uint32_t n_counts;
+    bool cut;         /* the tensors of experts hold as many as counts says */
+    const char *says; /* NULL: the result opens */
 };
 
 static void put_changed_key(struct mdl_gguf_writer *w, const struct change *c)
@@ -36,6 +39,15 @@ static void put_changed_key(struct mdl_gguf_writer *w, const struct change *c)
     else
         kv.v.i = (int64_t)c->number;
     test_ok(mdl_gguf_put_kv(w, &kv, &err), &err);
+}
+
+/* Of a layer's tensor that has one slice or row per expert. */
+static bool is_per_expert(const char *name, uint32_t *layer)
+{
+    char part[32];
+
+    return sscanf(name, "blk.%u.%31[a-z_].weight", layer, part) == 2 &&
+           (strstr(part, "_exps") || !strcmp(part, "ffn_gate_inp"));
 }
 
 static bool same(const char *a, const char *b)
@@ -56,10 +68,15 @@ static void write_changed(const struct mdl_gguf *g, const char *out, const struc
             test_ok(mdl_gguf_put_kv(w, &g->kv[i], &err), &err);
     if (c->key)
         put_changed_key(w, c);
+    if (c->n_counts)
+        test_ok(
+            mdl_gguf_put_array(w, "vkmoe.expert_count_per_layer", MDL_GGUF_U32, c->counts, c->n_counts, &err),
+            &err);
     for (int pass = 0; pass < 2; pass++) {
         for (uint64_t i = 0; i < g->n_tensors; i++) {
             const struct mdl_tensor *t = &g->tensors[i];
             uint64_t dims[MDL_GGUF_MAX_DIMS], n = 1;
+            uint32_t layer;
             enum mdl_type type = same(t->name, c->retype) ? MDL_F16 : t->type;
 
             if (same(t->name, c->drop))
@@ -67,6 +84,8 @@ static void write_changed(const struct mdl_gguf *g, const char *out, const struc
             memcpy(dims, t->dims, sizeof(dims));
             if (same(t->name, c->reshape))
                 dims[t->n_dims - 1]--;
+            if (c->cut && is_per_expert(t->name, &layer))
+                dims[t->n_dims - 1] = c->counts[layer];
             for (uint32_t d = 1; d < t->n_dims; d++)
                 n *= dims[d];
             n *= mdl_row_bytes(type, dims[0]);
@@ -127,6 +146,17 @@ static const struct change changes[] = {
     {.drop = "deepseek.expert_count", .says = "expert_count"},
     {.key = "deepseek.expert_count", .type = MDL_GGUF_U32, .number = 3, .says = "ffn_gate_inp"},
     {.key = "deepseek.expert_count", .type = MDL_GGUF_U32, .number = 513, .says = "expert_count"},
+    {.counts = {4, 4}, .n_counts = 2, .cut = true},
+    {.counts = {4, 1}, .n_counts = 2, .cut = true}, /* fewer than a token uses */
+    {.counts = {2, 4}, .n_counts = 2, .cut = true},
+    {.counts = {2, 4}, .n_counts = 2, .says = "blk.0.ffn_gate_inp"},
+    {.counts = {4, 2}, .n_counts = 2, .cut = true, .reshape = "blk.1.attn_q.weight", .says = "blk.1.attn_q"},
+    {.counts = {4}, .n_counts = 1, .says = "expert_count_per_layer"},
+    {.counts = {4, 4, 4}, .n_counts = 3, .says = "expert_count_per_layer"},
+    {.counts = {0, 4}, .n_counts = 2, .says = "layer 0"},
+    {.counts = {4, 5}, .n_counts = 2, .says = "layer 1"},
+    {.counts = {3, 2}, .n_counts = 2, .cut = true, .says = "expert_count is 4"},
+    {.key = "vkmoe.expert_count_per_layer", .type = MDL_GGUF_U32, .number = 4, .says = "per_layer"},
     {.drop = "deepseek.expert_used_count", .says = "expert_used_count"},
     {.key = "deepseek.expert_used_count", .type = MDL_GGUF_U32, .number = 5, .says = "larger"},
     {.key = "deepseek.expert_used_count", .type = MDL_GGUF_U32, .number = 33, .says = "expert_used_count"},
@@ -182,6 +212,8 @@ static void every_change_is_judged(void **state)
 
         write_changed(g, changed, c);
         st = mdl_open(&m, changed, &err);
+        for (uint32_t l = 0; m && l < m->config.n_layers; l++)
+            assert_int_equal(mdl_expert_count(m, l), c->n_counts ? c->counts[l] : m->config.n_experts);
         mdl_close(m);
         if (!c->says)
             test_ok(st, &err);

@@ -35,6 +35,8 @@ struct report {
     const char *path;
     char why_not[512]; /* why it cannot be run, "" when it can */
     struct size parts[N_PARTS], total, dense, expert, layer, active;
+    uint64_t n_routed; /* of all layers */
+    bool unequal;      /* layers differ in their number of experts */
     bool tensors;
 };
 
@@ -105,6 +107,7 @@ static enum part part_of(const struct report *r, const struct mdl_tensor *t)
 static void measure(struct report *r)
 {
     const struct mdl_config *c = r->m ? &r->m->config : NULL;
+    uint64_t n_active = 0;
 
     for (uint64_t i = 0; i < r->g->n_tensors; i++) {
         add(&r->parts[part_of(r, &r->g->tensors[i])], &r->g->tensors[i]);
@@ -115,10 +118,16 @@ static void measure(struct report *r)
     for (int p = 0; p < N_PARTS; p++)
         if (p != ROUTED)
             add_share(&r->dense, &r->parts[p], 1, 1);
-    add_share(&r->expert, &r->parts[ROUTED], 1, (uint64_t)c->n_layers * c->n_experts);
+    for (uint32_t l = 0; l < c->n_layers; l++) {
+        uint32_t n = mdl_expert_count(r->m, l);
+
+        r->n_routed += n;
+        n_active += n < c->n_experts_used ? n : c->n_experts_used;
+        r->unequal = r->unequal || n != c->n_experts;
+    }
+    add_share(&r->expert, &r->parts[ROUTED], 1, r->n_routed);
     r->expert.tensors = 3;
-    add_share(&r->layer, &r->parts[ROUTED], 1, c->n_layers);
-    r->layer.tensors = 3;
+    add_share(&r->layer, &r->expert, c->n_experts, 1);
     /* A token reads one row of the embedding, which is not counted, unless the head is the same matrix. */
     add_share(&r->active, &r->dense, 1, 1);
     if (r->m->head != r->m->embed) {
@@ -126,7 +135,7 @@ static void measure(struct report *r)
         r->active.params -= r->parts[EMBEDDING].params;
         r->active.bytes -= r->parts[EMBEDDING].bytes;
     }
-    add_share(&r->active, &r->expert, (uint64_t)c->n_experts_used * c->n_layers, 1);
+    add_share(&r->active, &r->expert, n_active, 1);
 }
 
 /* ---- text ---- */
@@ -186,8 +195,14 @@ static void print_model(const struct report *r)
            c->vocab_size, c->n_ctx_train);
     printf("attention      %u heads of %u (%u for keys and values), RoPE on %u dimensions, theta %g\n",
            c->n_heads, c->head_dim, c->n_kv_heads, c->n_rot, c->rope_theta);
-    printf("experts        %u routed in each layer, %u of them per token; %u shared; width %u\n",
-           c->n_experts, c->n_experts_used, c->n_shared, c->ff_expert);
+    printf("experts        %s%u routed in each layer, %u of them per token; %u shared; width %u\n",
+           r->unequal ? "up to " : "", c->n_experts, c->n_experts_used, c->n_shared, c->ff_expert);
+    if (r->unequal) {
+        printf("per layer      ");
+        for (uint32_t l = 0; l < c->n_layers; l++)
+            printf("%s%u", l ? " " : "", mdl_expert_count(r->m, l));
+        putchar('\n');
+    }
     printf("tokenizer      byte-level BPE, pre-tokenizer %s, %u entries (ids below %u have a string), end "
            "token %d %s\n",
            mdl_tokenizer_pre(r->m->tok), mdl_tokenizer_size(r->m->tok), mdl_tokenizer_used(r->m->tok),
@@ -218,7 +233,7 @@ static void print_text(const struct report *r)
     if (r->m) {
         print_size("dense (all but routed)", &r->dense);
         print_size("one routed expert", &r->expert);
-        print_size("experts of one layer", &r->layer);
+        print_size(r->unequal ? "experts of largest layer" : "experts of one layer", &r->layer);
         print_size("active per token", &r->active);
     }
     print_size("total", &r->total);
@@ -262,11 +277,13 @@ static void json_model(const struct report *r)
            "kv_heads\":%u,"
            "\"head_dim\":%u,\"n_rot\":%u,\"rope_theta\":%.9g,\"rms_eps\":%.9g,\"n_routed\":%u,\"n_routed_"
            "used\":%u,"
-           "\"n_shared\":%u,\"ff_expert\":%u,\"norm_topk\":%s}",
+           "\"n_shared\":%u,\"ff_expert\":%u,\"norm_topk\":%s,\"n_routed_per_layer\":[",
            c->n_layers, c->dim, c->vocab_size, c->n_ctx_train, c->n_heads, c->n_kv_heads, c->head_dim,
            c->n_rot, (double)c->rope_theta, (double)c->rms_eps, c->n_experts, c->n_experts_used, c->n_shared,
            c->ff_expert, c->norm_topk ? "true" : "false");
-    printf(",\"tokenizer\":{");
+    for (uint32_t l = 0; l < c->n_layers; l++)
+        printf("%s%u", l ? "," : "", mdl_expert_count(r->m, l));
+    printf("]},\"tokenizer\":{");
     json_str("pre", mdl_tokenizer_pre(r->m->tok), strlen(mdl_tokenizer_pre(r->m->tok)));
     printf(",\"entries\":%u,\"used\":%u,\"eos\":%d}", mdl_tokenizer_size(r->m->tok),
            mdl_tokenizer_used(r->m->tok), (int)mdl_token_eos(r->m->tok));

@@ -76,6 +76,8 @@ enum vkmoe_status mdl_gguf_f32(const struct mdl_gguf *g, const char *key, float 
 enum vkmoe_status mdl_gguf_bool(const struct mdl_gguf *g, const char *key, bool *v, struct vkmoe_err *err);
 enum vkmoe_status mdl_gguf_str(const struct mdl_gguf *g, const char *key, struct mdl_str *v,
                                struct vkmoe_err *err);
+/* Element i of an array of U32. */
+uint32_t mdl_kv_u32(const struct mdl_kv *kv, uint64_t i);
 /* The whole tensor, or a part of it, as the file's bytes. */
 enum vkmoe_status mdl_gguf_read(const struct mdl_gguf *g, const struct mdl_tensor *t, uint64_t off,
                                 void *dst, size_t n,

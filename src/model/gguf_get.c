@@ -132,6 +132,13 @@ enum vkmoe_status mdl_gguf_str(const struct mdl_gguf *g, const char *key, struct
     return VKMOE_OK;
 }
 
+uint32_t mdl_kv_u32(const struct mdl_kv *kv, uint64_t i)
+{
+    const uint8_t *b = (const uint8_t *)kv->v.array + 4 * i;
+
+    return b[0] | (uint32_t)b[1] << 8 | (uint32_t)b[2] << 16 | (uint32_t)b[3] << 24;
+}
+
 enum vkmoe_status mdl_gguf_read(const struct mdl_gguf *g, const struct mdl_tensor *t, uint64_t off, void *dst,
                                 size_t n, struct vkmoe_err *err)
 {

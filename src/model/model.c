@@ -56,14 +56,18 @@ size_t mdl_layer_parts(struct mdl_part parts[MDL_LAYER_PARTS], const struct mdl_
     return c->n_shared ? MDL_LAYER_PARTS : MDL_LAYER_PARTS - 3;
 }
 
-static enum vkmoe_status bind_layer(struct binder *b, uint32_t i)
+/* n_experts: routed experts of this layer. */
+static enum vkmoe_status bind_layer(struct binder *b, uint32_t i, uint32_t n_experts)
 {
     enum vkmoe_status st = VKMOE_OK;
     const struct mdl_tensor **to = (const struct mdl_tensor **)&b->m->layers[i];
+    struct mdl_config own = b->m->config;
     struct mdl_part parts[MDL_LAYER_PARTS];
-    size_t n = mdl_layer_parts(parts, &b->m->config);
+    size_t n;
     char name[64];
 
+    own.n_experts = n_experts;
+    n = mdl_layer_parts(parts, &own);
     for (size_t k = 0; k < n; k++) {
         snprintf(name, sizeof(name), "blk.%u.%s.weight", i, parts[k].name);
         TRY(bind(b, &to[k], name, parts[k].f32, parts[k].dims[0], parts[k].dims[1], parts[k].dims[2]));
@@ -95,11 +99,41 @@ static enum vkmoe_status refuse_unbound(struct binder *b)
     return VKMOE_OK;
 }
 
+/* vkmoe.expert_count_per_layer: a list of u32, one for each layer, whose largest is expert_count. *kv NULL:
+ * every layer has expert_count. */
+static enum vkmoe_status find_counts(const struct mdl_model *m, const struct mdl_kv **kv, const char *path,
+                                     struct vkmoe_err *err)
+{
+    static const char key[] = "vkmoe.expert_count_per_layer";
+    const struct mdl_config *c = &m->config;
+    uint32_t largest = 0;
+
+    *kv = mdl_gguf_find(m->gguf, key);
+    if (!*kv)
+        return VKMOE_OK;
+    if ((*kv)->type != MDL_GGUF_ARRAY || (*kv)->elem_type != MDL_GGUF_U32 || (*kv)->count != c->n_layers)
+        return cor_fail(err, VKMOE_ERR_FORMAT, "%s: key %s is not a list of %u 32-bit numbers", path, key,
+                        c->n_layers);
+    for (uint32_t i = 0; i < c->n_layers; i++) {
+        uint32_t n = mdl_kv_u32(*kv, i);
+
+        if (!n || n > c->n_experts)
+            return cor_fail(err, VKMOE_ERR_FORMAT, "%s: key %s: layer %u has %u experts, not 1..%u", path,
+                            key, i, n, c->n_experts);
+        largest = n > largest ? n : largest;
+    }
+    if (largest != c->n_experts)
+        return cor_fail(err, VKMOE_ERR_FORMAT, "%s: key %s: at most %u experts, but expert_count is %u", path,
+                        key, largest, c->n_experts);
+    return VKMOE_OK;
+}
+
 static enum vkmoe_status bind_all(struct mdl_model *m, const char *path, struct vkmoe_err *err)
 {
     enum vkmoe_status st;
     struct binder b = {m, path, 0, err};
     struct mdl_config *c = &m->config;
+    const struct mdl_kv *counts;
     const struct mdl_tensor *embed = mdl_gguf_tensor(m->gguf, "token_embd.weight");
 
     if (!c->vocab_size && embed && embed->dims[1] <= 1u << 30)
@@ -113,11 +147,12 @@ static enum vkmoe_status bind_all(struct mdl_model *m, const char *path, struct 
     if (c->n_layers > m->gguf->n_tensors)
         FAIL(VKMOE_ERR_FORMAT, "%s: %u layers, but only %" PRIu64 " tensors", path, c->n_layers,
              m->gguf->n_tensors);
+    TRY(find_counts(m, &counts, path, err));
     m->layers = cor_array(c->n_layers, sizeof(*m->layers));
     if (!m->layers)
         FAIL(VKMOE_ERR_MEMORY, "%s: no memory for %u layers", path, c->n_layers);
     for (uint32_t i = 0; i < c->n_layers; i++)
-        TRY(bind_layer(&b, i));
+        TRY(bind_layer(&b, i, counts ? mdl_kv_u32(counts, i) : c->n_experts));
     if (b.n_bound != m->gguf->n_tensors)
         TRY(refuse_unbound(&b));
 done:
@@ -154,6 +189,11 @@ void mdl_close(struct mdl_model *m)
     cor_free(m->layers);
     mdl_gguf_close(m->gguf);
     cor_free(m);
+}
+
+uint32_t mdl_expert_count(const struct mdl_model *m, uint32_t layer)
+{
+    return (uint32_t)m->layers[layer].gate_inp->dims[1];
 }
 
 uint64_t mdl_expert_bytes(const struct mdl_tensor *t)

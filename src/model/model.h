@@ -20,8 +20,8 @@ struct mdl_config {
     float rms_eps;
     uint32_t vocab_size;
     uint32_t n_ctx_train;
-    uint32_t n_experts;       /* routed experts per layer, at most 512 */
-    uint32_t n_experts_used;  /* routed experts per token (top-k), at most 32 */
+    uint32_t n_experts;       /* routed experts per layer, at most 512; of the layer with most (mdl_expert_count) */
+    uint32_t n_experts_used;  /* routed experts per token (top-k), at most 32; a layer of fewer uses all it has */
     uint32_t n_shared;        /* shared experts: one dense FFN of n_shared * ff_expert, 0: none */
     uint32_t ff_expert;       /* width of a routed expert */
     float expert_scale;       /* factor on the routed weights (expert_weights_scale) */
@@ -31,8 +31,8 @@ struct mdl_config {
 
 struct mdl_layer {
     const struct mdl_tensor *attn_norm, *q, *k, *v, *o, *ffn_norm;
-    const struct mdl_tensor *gate_inp;                    /* router, (n_experts, dim) */
-    /* dims {dim, ff, n_experts}, {dim, ff, n_experts}, {ff, dim, n_experts} */
+    const struct mdl_tensor *gate_inp;                    /* router, (experts of the layer, dim) */
+    /* dims {dim, ff, n}, {dim, ff, n}, {ff, dim, n}; n: experts of the layer */
     const struct mdl_tensor *gate_exps, *up_exps, *down_exps;
     const struct mdl_tensor *gate_sh, *up_sh, *down_sh;   /* shared expert, NULL when n_shared == 0 */
 };
@@ -58,9 +58,11 @@ struct mdl_model {
 /* Opens, checks every shape against the configuration, loads the tokenizer. Takes no weights into memory. */
 enum vkmoe_status mdl_open(struct mdl_model **out, const char *path, struct vkmoe_err *err);
 void mdl_close(struct mdl_model *m);
+/* Routed experts of a layer, 1 .. config.n_experts: fewer where vkmoe.expert_count_per_layer says so. */
+uint32_t mdl_expert_count(const struct mdl_model *m, uint32_t layer);
 
-/* The parts of every layer, in the order of struct mdl_layer's members; returns how many there are: without
- * shared experts the last three are not. */
+/* The parts of every layer, in the order of struct mdl_layer's members, with c->n_experts experts; returns how
+ * many there are: without shared experts the last three are not. */
 size_t mdl_layer_parts(struct mdl_part parts[MDL_LAYER_PARTS], const struct mdl_config *c);
 
 /* Byte range of expert e of a (.., .., n_experts) tensor, relative to the tensor's first byte. */

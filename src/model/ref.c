@@ -12,6 +12,7 @@
 
 struct weights { /* of one layer; matrices are (rows, columns) with rows contiguous */
     float *attn_norm, *q, *k, *v, *o, *ffn_norm;
+    uint32_t n_experts;      /* of this layer */
     float *router;           /* (n_experts, dim) */
     float *gate, *up, *down; /* (n_experts, ff, dim) twice, (n_experts, dim, ff) */
     float *gate_sh, *up_sh,
@@ -177,6 +178,8 @@ static bool is_allowed(const struct mdl_ref *r, uint32_t layer, uint32_t e)
 {
     uint32_t words = (r->c.n_experts + 31) / 32;
 
+    if (e >= r->layers[layer].n_experts)
+        return false;
     return !r->allowed || (r->allowed[(size_t)layer * words + e / 32] >> (e % 32) & 1);
 }
 
@@ -187,7 +190,7 @@ static void router_probs(struct mdl_ref *r, uint32_t layer)
     uint32_t n = r->c.n_experts;
     double sum = 0;
 
-    matvec(p, r->layers[layer].router, r->h, n, r->c.dim);
+    matvec(p, r->layers[layer].router, r->h, r->layers[layer].n_experts, r->c.dim);
     for (uint32_t e = 0; e < n; e++)
         if (is_allowed(r, layer, e) && p[e] > top)
             top = p[e];
@@ -330,16 +333,18 @@ static enum vkmoe_status load_layer(struct mdl_ref *r, struct weights *w, const 
     const struct mdl_config *c = &r->c;
     uint64_t dim = c->dim, q_dim = (uint64_t)c->n_heads * c->head_dim,
              kv_dim = (uint64_t)c->n_kv_heads * c->head_dim;
-    uint64_t expert_size = dim * c->ff_expert, bank = expert_size * c->n_experts;
+    uint64_t rows = l->gate_inp->dims[1], n = rows < c->n_experts ? rows : c->n_experts;
+    uint64_t expert_size = dim * c->ff_expert, bank = expert_size * n;
     enum vkmoe_status st = VKMOE_OK;
 
+    w->n_experts = (uint32_t)n;
     TRY(load(r, &w->attn_norm, m, l->attn_norm, dim, err));
     TRY(load(r, &w->q, m, l->q, dim * q_dim, err));
     TRY(load(r, &w->k, m, l->k, dim * kv_dim, err));
     TRY(load(r, &w->v, m, l->v, dim * kv_dim, err));
     TRY(load(r, &w->o, m, l->o, dim * q_dim, err));
     TRY(load(r, &w->ffn_norm, m, l->ffn_norm, dim, err));
-    TRY(load(r, &w->router, m, l->gate_inp, dim * c->n_experts, err));
+    TRY(load(r, &w->router, m, l->gate_inp, dim * n, err));
     TRY(load(r, &w->gate, m, l->gate_exps, bank, err));
     TRY(load(r, &w->up, m, l->up_exps, bank, err));
     TRY(load(r, &w->down, m, l->down_exps, bank, err));
