@@ -41,6 +41,11 @@ PUSH_BEGIN(push_layer)
 uint layer;
 PUSH_END(push_layer, 4)
 
+/* copy_rows, expert_sums: row of the output that belongs to the first token of the chunk. */
+PUSH_BEGIN(push_rows)
+uint dst_row0;
+PUSH_END(push_rows, 4)
+
 /* resolve: next is the index of the dispatch behind it; that one and all later ones are emptied when an
  * expert is absent. after: the first dispatch that needs all experts; a partial step ends before it. */
 PUSH_BEGIN(push_resolve)
@@ -120,6 +125,12 @@ PUSH_END(push_tags, 8)
 /* shared: 0: no shared expert, binding 2 is not read. */
 #define SPEC_COMBINE(X) X(0, wg, WG) X(1, dim, DIM) X(2, k_used, K_USED) X(3, shared, SHARED)
 
+#define SPEC_EXPERT_SUMS(X) X(0, wg, WG) X(1, dim, DIM) X(2, k_used, K_USED) X(3, shared, SHARED)
+
+/* dim words per row; from_pos, to_pos: rows of that side are counted from the text's first token, else from
+ * the chunk's. */
+#define SPEC_COPY_ROWS(X) X(0, wg, WG) X(1, dim, DIM) X(2, from_pos, FROM_POS) X(3, to_pos, TO_POS)
+
 #define SPEC_ARGMAX(X) X(0, wg, WG) X(1, n, N)
 
 /* slot_stride, slots_per_seg, n_segs: as SPEC_EXPERT. */
@@ -138,6 +149,8 @@ struct spec_resolve { SPEC_RESOLVE(SPEC_X) };
 struct spec_expert { SPEC_EXPERT(SPEC_X) };
 struct spec_swiglu { SPEC_SWIGLU(SPEC_X) };
 struct spec_combine { SPEC_COMBINE(SPEC_X) };
+struct spec_expert_sums { SPEC_EXPERT_SUMS(SPEC_X) };
+struct spec_copy_rows { SPEC_COPY_ROWS(SPEC_X) };
 struct spec_argmax { SPEC_ARGMAX(SPEC_X) };
 struct spec_tags { SPEC_TAGS(SPEC_X) };
 #endif

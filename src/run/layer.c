@@ -249,6 +249,37 @@ static void route(const struct run_graph *g, uint32_t layer)
     PUT(g, GPU_K_router, spec, binds, push, DIM_1, tokens(g), DIM_1);
 }
 
+/* One row per token from src to dst, f32 or any words. */
+static void copy_rows(const struct run_graph *g, struct gpu_bind src, struct gpu_bind dst, uint32_t dim,
+                      bool from_pos, bool to_pos, uint32_t dst_row0)
+{
+    const struct spec_copy_rows spec = {.wg = lanes(g), .dim = dim, .from_pos = from_pos, .to_pos = to_pos};
+    const struct push_rows push = {.dst_row0 = dst_row0};
+    const struct gpu_bind binds[] = {whole(g->state->state), src, dst};
+
+    PUT(g, GPU_K_copy_rows, spec, binds, push, run_fixed(div_up(dim, lanes(g))), tokens(g), DIM_1);
+}
+
+/* The chunk's residual stream, from that of the whole text. */
+static void take_stream(const struct run_graph *g)
+{
+    copy_rows(g, act(g, &g->state->stream), act(g, &g->state->x), config_of(g)->dim, true, false, 0);
+    run_barrier(g->prog, GPU_BARRIER_COMPUTE);
+}
+
+static void put_stream(const struct run_graph *g)
+{
+    copy_rows(g, act(g, &g->state->x), act(g, &g->state->stream), config_of(g)->dim, false, true, 0);
+    run_barrier(g->prog, GPU_BARRIER_COMPUTE);
+}
+
+/* The router's logits of this layer for the host. */
+static void show_logits(const struct run_graph *g, uint32_t layer)
+{
+    copy_rows(g, act(g, &g->state->route), whole(g->state->seen), config_of(g)->n_experts, false, false,
+              layer * g->state->chunk);
+}
+
 static uint32_t shared_width(const struct mdl_config *c)
 {
     return c->n_shared * c->ff_expert;
@@ -398,6 +429,20 @@ static void combine(const struct run_graph *g)
     PUT(g, GPU_K_combine, spec, binds, no_push, run_fixed(div_up(c->dim, lanes(g))), tokens(g), DIM_1);
 }
 
+/* What Easy-EP asks of the experts' outputs, for the host. */
+static void show_sums(const struct run_graph *g, uint32_t layer)
+{
+    const struct mdl_config *c = config_of(g);
+    const struct run_state *s = g->state;
+    const struct spec_expert_sums spec = {
+        .wg = lanes(g), .dim = c->dim, .k_used = c->n_experts_used, .shared = c->n_shared > 0};
+    const struct push_rows push = {.dst_row0 = layer * s->chunk};
+    const struct gpu_bind binds[] = {act(g, &s->sel), act(g, &s->xn), act(g, &s->y), act(g, &s->ys),
+                                     whole(s->sums)};
+
+    PUT(g, GPU_K_expert_sums, spec, binds, push, DIM_1, tokens(g), DIM_1);
+}
+
 /* ---- parts
  * -------------------------------------------------------------------------------------------------- */
 
@@ -418,24 +463,21 @@ void run_record_embed(const struct run_graph *g)
             DIM_1);
     }
     run_barrier(g->prog, GPU_BARRIER_COMPUTE); /* each token's row was written by one piece alone */
+    if (g->by_layer)
+        put_stream(g);
     run_part_end(g->prog);
 }
 
-void run_record_attention(const struct run_graph *g, uint32_t layer)
+/* x += attention(norm(x)) */
+static void attend(const struct run_graph *g, uint32_t layer)
 {
     const struct mdl_config *c = config_of(g);
     const struct run_state *s = g->state;
     const struct run_layer_weights *w = &g->model->weights.layers[layer];
-    const struct run_linear router = {.n = 1, .m = {w->router}, .n_out = c->n_experts};
     uint32_t q = c->n_heads * c->head_dim;
     const struct mat_use to_qkv = {act(g, &s->xn), act(g, &s->qkv), c->dim, w->qkv.n_out, .many = g->many};
     const struct mat_use to_x = {act(g, &s->att), act(g, &s->x), q, c->dim, .add = true, .many = g->many};
-    const struct mat_use to_route = {act(g, &s->xn), act(g, &s->route), c->dim, c->n_experts,
-                                     .many = g->many};
-    const struct mat_use to_shared = {act(g, &s->xn), act(g, &s->gu), c->dim, 2 * shared_width(c),
-                                      .many = g->many};
 
-    run_part_begin(g->prog);
     norm(g, &w->attn_norm, act(g, &s->x), act(g, &s->xn), false, tokens(g));
     run_barrier(g->prog, GPU_BARRIER_COMPUTE);
     linear(g, &w->qkv, &to_qkv);
@@ -446,15 +488,45 @@ void run_record_attention(const struct run_graph *g, uint32_t layer)
     run_barrier(g->prog, GPU_BARRIER_COMPUTE);
     linear(g, &w->o, &to_x);
     run_barrier(g->prog, GPU_BARRIER_COMPUTE);
+}
+
+/* Normed input of the MoE and the router's logits; choose: what it chooses too, and the shared expert's first
+ * half. */
+static void ask_router(const struct run_graph *g, uint32_t layer, bool choose)
+{
+    const struct mdl_config *c = config_of(g);
+    const struct run_state *s = g->state;
+    const struct run_layer_weights *w = &g->model->weights.layers[layer];
+    const struct run_linear router = {.n = 1, .m = {w->router}, .n_out = c->n_experts};
+    const struct mat_use to_route = {act(g, &s->xn), act(g, &s->route), c->dim, c->n_experts,
+                                     .many = g->many};
+    const struct mat_use to_shared = {act(g, &s->xn), act(g, &s->gu), c->dim, 2 * shared_width(c),
+                                      .many = g->many};
+
     norm(g, &w->ffn_norm, act(g, &s->x), act(g, &s->xn), false, tokens(g));
     run_barrier(g->prog, GPU_BARRIER_COMPUTE);
     linear(g, &router, &to_route);
-    linear(g, &w->shared_gate_up, &to_shared);
+    if (choose)
+        linear(g, &w->shared_gate_up, &to_shared);
     run_barrier(g->prog, GPU_BARRIER_COMPUTE);
-    route(g, layer);
-    if (c->n_shared)
+    if (choose)
+        route(g, layer);
+    if (choose && c->n_shared)
         swiglu(g);
+    if (s->seen)
+        show_logits(g, layer);
     run_barrier(g->prog, GPU_BARRIER_COMPUTE);
+}
+
+void run_record_attention(const struct run_graph *g, uint32_t layer)
+{
+    run_part_begin(g->prog);
+    if (g->by_layer)
+        take_stream(g);
+    attend(g, layer);
+    if (g->by_layer)
+        put_stream(g);
+    ask_router(g, layer, !g->by_layer);
     run_part_end(g->prog);
 }
 
@@ -467,6 +539,10 @@ void run_record_experts(const struct run_graph *g, uint32_t layer)
                                         .many = g->many};
 
     run_part_begin(g->prog);
+    if (g->by_layer) {
+        take_stream(g);
+        ask_router(g, layer, true);
+    }
     find_slots(g, layer);
     run_barrier(g->prog, GPU_BARRIER_ARGS);
     expert_step(g, layer, GATE_UP);
@@ -474,8 +550,12 @@ void run_record_experts(const struct run_graph *g, uint32_t layer)
     expert_step(g, layer, DOWN); /* the dispatches of both steps stand together: group sets their grids */
     linear(g, &w->shared_down, &shared_down);
     run_barrier(g->prog, GPU_BARRIER_COMPUTE);
+    if (s->sums)
+        show_sums(g, layer);
     combine(g);
     run_barrier(g->prog, GPU_BARRIER_COMPUTE);
+    if (g->by_layer)
+        put_stream(g);
     run_part_end(g->prog);
 }
 
@@ -511,8 +591,8 @@ uint32_t run_count_dispatches(const struct run_model *m)
     for (uint32_t i = 0; i < w->n_layers; i++) {
         const struct run_layer_weights *l = &w->layers[i];
 
-        n += pieces_of(&l->qkv) + pieces_of(&l->o) + l->router.n_pieces + pieces_of(&l->shared_gate_up) +
-             pieces_of(&l->shared_down) + 2 * expert_dispatches(&m->pool) + 16;
+        n += pieces_of(&l->qkv) + pieces_of(&l->o) + 2 * l->router.n_pieces + pieces_of(&l->shared_gate_up) +
+             pieces_of(&l->shared_down) + 2 * expert_dispatches(&m->pool) + 24;
     }
     return n;
 }

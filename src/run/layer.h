@@ -11,6 +11,9 @@ struct run_graph {
     const struct run_model *model;
     const struct run_state *state;
     bool many; /* a chunk of tokens (mat-mul, expert tiles), else one token (mat-vec) */
+    /* Layers are the outer loop and chunks the inner one: every part takes the chunk's residual stream from
+     * that of the whole text and puts it back. */
+    bool by_layer;
 };
 
 /* Each records one part. */

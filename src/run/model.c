@@ -134,6 +134,19 @@ enum vkmoe_status run_model_poll(struct run_model *m, struct vkmoe_err *err)
 /* ---- opening
  * ------------------------------------------------------------------------------------------------ */
 
+static enum vkmoe_status allow_existing(struct run_model *m, struct vkmoe_err *err)
+{
+    const struct mdl_config *c = &m->mdl->config;
+
+    m->allowed = cor_array((size_t)c->n_layers * run_mask_words(c), 4);
+    if (!m->allowed)
+        return cor_fail(err, VKMOE_ERR_MEMORY, "no memory for the mask of %u layers", c->n_layers);
+    for (uint32_t l = 0; l < c->n_layers; l++)
+        for (uint32_t e = 0; e < c->n_experts; e++)
+            m->allowed[l * run_mask_words(c) + e / 32] |= 1u << (e % 32);
+    return VKMOE_OK;
+}
+
 enum vkmoe_status run_model_plan(struct run_model **out, struct gpu_device *dev, const char *path,
                                  struct vkmoe_err *err)
 {
@@ -145,6 +158,7 @@ enum vkmoe_status run_model_plan(struct run_model **out, struct gpu_device *dev,
         return cor_fail(err, VKMOE_ERR_MEMORY, "%s: no memory for the model", path);
     m->dev = dev;
     TRY(mdl_open(&m->mdl, path, err));
+    TRY(allow_existing(m, err));
     TRY(run_weights_plan(&m->weights, dev, m->mdl, err));
     *out = m;
     m = NULL;
@@ -177,7 +191,11 @@ enum vkmoe_status run_model_load(struct run_model *m, const struct run_model_par
         p = &defaults;
     if (!progress)
         progress = &none;
+    for (uint32_t i = 0; p->allowed && i < m->mdl->config.n_layers * run_mask_words(&m->mdl->config); i++)
+        m->allowed[i] &= p->allowed[i];
     pp.policy = p->policy;
+    pp.allowed = m->allowed;
+    pp.least = p->doc_experts;
     m->check_slots = p->check_slots;
     TRY(size_pool(m, p, &pp, err));
     all = run_pool_holds_all(&m->pool) && !p->lazy;
@@ -219,5 +237,6 @@ void run_model_close(struct run_model *m)
     run_pool_close(&m->pool);
     run_weights_close(&m->weights);
     mdl_close(m->mdl);
+    cor_free(m->allowed);
     cor_free(m);
 }

@@ -10,6 +10,7 @@ struct run_model {
     struct mdl_model *mdl;
     struct run_weights weights;
     struct run_pool pool;
+    uint32_t *allowed;     /* experts that may be chosen at all: n_layers x run_mask_words */
     bool auto_budget;      /* the pool follows the device's free memory */
     uint64_t reserve;      /* bytes that auto leaves free */
     uint64_t last_poll_ns; /* of the free memory; 0: the next poll asks */
@@ -28,7 +29,21 @@ struct run_model_params {
     /* Experts to begin with when not all fit, layer * n_experts + expert, best first; NULL: none. */
     const uint32_t *hot;
     uint32_t n_hot;
+    /* Expert mask, n_layers x run_mask_words: others are never loaded; NULL: all. */
+    const uint32_t *allowed;
+    uint32_t doc_experts; /* document pools of so many experts per layer must have room; 0 */
 };
+
+/* Words of an expert mask per layer. */
+static inline uint32_t run_mask_words(const struct mdl_config *c)
+{
+    return (c->n_experts + 31) / 32;
+}
+static inline bool run_mask_has(const uint32_t *mask, const struct mdl_config *c, uint32_t layer,
+                                uint32_t expert)
+{
+    return mask[layer * run_mask_words(c) + expert / 32] >> (expert % 32) & 1;
+}
 
 /* Opens file and plan: config and sizes are known afterwards, no device memory is taken. */
 enum vkmoe_status run_model_plan(struct run_model **out, struct gpu_device *dev, const char *path,

@@ -37,10 +37,11 @@ static struct run_publish publish_binds(const struct run_pass *p)
     return pub;
 }
 
-static enum vkmoe_status record_pass(struct run_pass *p, struct run_program *prog, bool many,
+static enum vkmoe_status record_pass(struct run_pass *p, struct run_program *prog, bool many, bool by_layer,
                                      const char *name, struct vkmoe_err *err)
 {
-    const struct run_graph g = {.prog = prog, .model = p->model, .state = p->state, .many = many};
+    const struct run_graph g = {
+        .prog = prog, .model = p->model, .state = p->state, .many = many, .by_layer = by_layer};
     const struct run_publish pub = publish_binds(p);
     enum vkmoe_status st = VKMOE_OK;
 
@@ -88,20 +89,23 @@ static enum vkmoe_status record_programs(struct run_pass *p, struct vkmoe_err *e
     enum vkmoe_status st = VKMOE_OK;
 
     p->generation = p->model->pool.generation;
-    TRY(record_pass(p, &p->one, false, "token", err));
+    TRY(record_pass(p, &p->one, false, false, "token", err));
     if (p->state->chunk > 1)
-        TRY(record_pass(p, &p->many, true, "prefill", err));
+        TRY(record_pass(p, &p->many, true, false, "prefill", err));
+    if (p->state->by_layer)
+        TRY(record_pass(p, &p->layers, true, true, "prefill by layer", err));
 done:
     return st;
 }
 
 enum vkmoe_status run_pass_create(struct run_pass *p, struct run_model *m, struct run_state *s,
-                                  struct vkmoe_err *err)
+                                  struct run_watch *watch, struct vkmoe_err *err)
 {
     enum vkmoe_status st = VKMOE_OK;
 
     p->model = m;
     p->state = s;
+    p->watch = watch;
     TRY(record_finish(p, err));
     TRY(record_programs(p, err));
     if (s->chunk > 1)
@@ -114,6 +118,7 @@ void run_pass_close(struct run_pass *p)
 {
     run_program_close(&p->one);
     run_program_close(&p->many);
+    run_program_close(&p->layers);
     run_program_close(&p->rows);
     gpu_cmds_destroy(p->finish);
 }
@@ -124,6 +129,7 @@ enum vkmoe_status run_pass_refresh(struct run_pass *p, struct vkmoe_err *err)
         return VKMOE_OK;
     run_program_close(&p->one);
     run_program_close(&p->many);
+    run_program_close(&p->layers);
     return record_programs(p, err);
 }
 
@@ -249,31 +255,6 @@ static void seed(struct run_pass *p, const struct run_step *in, uint32_t layer, 
 
     run_slots_seed(p->model->pool.slots, layer,
                    sel + (size_t)(in->n_tokens - n) * p->model->mdl->config.n_experts_used * 2, n);
-}
-
-/* A layer that found all its experts: uses are counted, nothing is loaded. */
-static enum vkmoe_status take_layer(struct run_pass *p, const struct run_step *in, uint32_t layer,
-                                    bool prefill, struct vkmoe_err *err)
-{
-    struct run_pool *pool = &p->model->pool;
-    const uint32_t *sel;
-    uint32_t n_loads;
-    enum vkmoe_status st = VKMOE_OK;
-
-    TRY(take_routes(p, in, layer, &sel, err));
-    TRY(check_missing(p, layer, NULL, err));
-    if (prefill) {
-        const uint32_t none[MAX_EXPERTS / 32] = {0};
-
-        seed(p, in, layer, sel);
-        TRY(run_pool_wave(pool, layer, p->needed, none, &n_loads, err));
-    } else {
-        TRY(run_pool_visit(pool, layer, sel, &n_loads, err));
-    }
-    assert(!n_loads);
-    p->next_layer = layer + 1;
-done:
-    return st;
 }
 
 /* ---- halts
@@ -426,31 +407,87 @@ done:
 /* ---- all parts
  * ---------------------------------------------------------------------------------------------- */
 
-/* Runs parts [0, to) with as many submits as halts and the limit ask for. per_submit: parts at most, 0: all.
- */
-static enum vkmoe_status run_parts(struct run_pass *p, struct run_program *prog, const struct run_step *in,
-                                   uint32_t to, uint32_t per_submit, bool prefill, struct vkmoe_err *err)
+/* What a stretch of parts is for: what a halt means, and how uses are counted. */
+enum use {
+    DECODE,
+    PREFILL,
+    HELD, /* prefill whose experts are all resident; not the text's last chunk */
+    HELD_LAST
+};
+
+struct stretch {
+    struct run_program *prog;
+    uint32_t from, to;   /* parts */
+    uint32_t per_submit; /* at most, 0: all */
+    enum use use;
+};
+
+static const char *name_of(enum use use)
 {
-    const char *what = prefill ? "prefill" : "decode";
-    uint32_t from = 0;
+    return use == DECODE ? "decode" : "prefill";
+}
+
+/* A layer that found all its experts: uses are counted, nothing is loaded. */
+static enum vkmoe_status take_layer(struct run_pass *p, const struct run_step *in, uint32_t layer,
+                                    enum use use, struct vkmoe_err *err)
+{
+    const uint32_t none[MAX_EXPERTS / 32] = {0};
+    struct run_pool *pool = &p->model->pool;
+    const uint32_t *sel;
+    uint32_t n_loads = 0;
     enum vkmoe_status st = VKMOE_OK;
 
-    p->next_layer = 0;
-    p->done_layer = NONE;
-    if (p->slow)
-        per_submit = 1;
-    while (from < to) {
-        uint32_t end = per_submit && to - from > per_submit ? from + per_submit : to, halt, resume;
-        const uint32_t *mail = gpu_buffer_map(p->state->mailbox);
+    TRY(take_routes(p, in, layer, &sel, err));
+    TRY(check_missing(p, layer, NULL, err));
+    if (use == PREFILL || use == HELD_LAST)
+        seed(p, in, layer, sel);
+    if (use == PREFILL)
+        TRY(run_pool_wave(pool, layer, p->needed, none, &n_loads, err));
+    if (use == DECODE)
+        TRY(run_pool_visit(pool, layer, sel, &n_loads, err));
+    assert(!n_loads);
+    p->next_layer = layer + 1;
+done:
+    return st;
+}
 
-        TRY(submit(p, prog, in, from, end, false, err));
+/* Layers below `halt` whose experts have run: parts up to `end` are complete. */
+static enum vkmoe_status show_layers(struct run_pass *p, const struct run_step *in, uint32_t end,
+                                     uint32_t halt, struct vkmoe_err *err)
+{
+    enum vkmoe_status st = VKMOE_OK;
+
+    for (uint32_t l = p->next_watch; l < n_layers(p) && l < halt && run_part_experts(l) < end; l++) {
+        TRY(run_watch_layer(p->watch, l, in->pos, in->n_tokens, routes_of(p, l), err));
+        p->next_watch = l + 1;
+    }
+done:
+    return st;
+}
+
+/* Runs the parts with as many submits as halts and the limit ask for. */
+static enum vkmoe_status run_parts(struct run_pass *p, const struct run_step *in, const struct stretch *s,
+                                   struct vkmoe_err *err)
+{
+    const uint32_t *mail = gpu_buffer_map(p->state->mailbox);
+    uint32_t per_submit = p->slow ? 1 : s->per_submit, from = s->from;
+    const char *what = name_of(s->use);
+    enum vkmoe_status st = VKMOE_OK;
+
+    p->next_layer = p->next_watch = from ? (from - 1) / 2 : 0;
+    p->done_layer = NONE;
+    while (from < s->to) {
+        uint32_t end = per_submit && s->to - from > per_submit ? from + per_submit : s->to, halt, resume;
+
+        TRY(submit(p, s->prog, in, from, end, false, err));
         TRY(wait(p, from, end, what, err));
-        run_pool_count_wait(&p->model->pool, prefill);
+        run_pool_count_wait(&p->model->pool, s->use != DECODE);
         TRY(gpu_buffer_invalidate(p->state->mailbox, 0, MAIL_WORDS * 4, err));
         halt = mail[MAIL_LAYER];
         for (uint32_t l = p->next_layer; l < n_layers(p) && l < halt && run_part_experts(l) < end; l++)
-            TRY(take_layer(p, in, l, prefill, err));
-        TRY(serve_halt(p, in, prefill, &resume, err));
+            TRY(take_layer(p, in, l, s->use, err));
+        TRY(show_layers(p, in, end, halt, err));
+        TRY(serve_halt(p, in, s->use != DECODE, &resume, err));
         from = resume == NONE ? end : resume;
     }
 done:
@@ -461,23 +498,60 @@ done:
     return st;
 }
 
-enum vkmoe_status run_pass_token(struct run_pass *p, const struct run_step *in, struct vkmoe_err *err)
+static enum vkmoe_status run_token(struct run_pass *p, const struct run_step *in, uint32_t to,
+                                   struct vkmoe_err *err)
 {
-    enum vkmoe_status st = run_parts(p, &p->one, in, p->one.n_parts, 0, false, err);
+    const struct stretch s = {&p->one, 0, to, 0, DECODE};
+    enum vkmoe_status st = run_parts(p, in, &s, err);
 
     run_slots_token_end(p->model->pool.slots);
     return st;
 }
 
-enum vkmoe_status run_pass_chunk(struct run_pass *p, const struct run_step *in, bool head,
-                                 uint32_t per_submit, struct vkmoe_err *err)
+static enum vkmoe_status run_chunk(struct run_pass *p, const struct run_step *in, uint32_t to,
+                                   uint32_t per_submit, struct vkmoe_err *err)
 {
+    const struct stretch s = {&p->many, 0, to, per_submit, PREFILL};
     enum vkmoe_status st;
 
     run_slots_chunk_begin(p->model->pool.slots, in->n_tokens);
-    st = run_parts(p, &p->many, in, part_head(p) + head, per_submit, true, err);
+    st = run_parts(p, in, &s, err);
     run_slots_chunk_end(p->model->pool.slots);
     return st;
+}
+
+enum vkmoe_status run_pass_token(struct run_pass *p, const struct run_step *in, struct vkmoe_err *err)
+{
+    return run_token(p, in, part_head(p) + 1, err);
+}
+
+enum vkmoe_status run_pass_chunk(struct run_pass *p, const struct run_step *in, bool head,
+                                 uint32_t per_submit, struct vkmoe_err *err)
+{
+    return run_chunk(p, in, part_head(p) + head, per_submit, err);
+}
+
+enum vkmoe_status run_pass_to_router(struct run_pass *p, const struct run_step *in, uint32_t last,
+                                     uint32_t per_submit, struct vkmoe_err *err)
+{
+    uint32_t to = run_part_attention(last) + 1;
+    enum vkmoe_status st = VKMOE_OK;
+
+    TRY(in->n_tokens == 1 ? run_token(p, in, to, err) : run_chunk(p, in, to, per_submit, err));
+    TRY(run_watch_layer(p->watch, last, in->pos, in->n_tokens, NULL, err));
+done:
+    return st;
+}
+
+enum vkmoe_status run_pass_layer(struct run_pass *p, const struct run_step *in, uint32_t layer, bool last,
+                                 bool head, struct vkmoe_err *err)
+{
+    const struct stretch s = {.prog = &p->layers,
+                              .from = layer ? run_part_experts(layer - 1) : 0,
+                              .to = layer < n_layers(p) ? run_part_attention(layer) + 1 : part_head(p) + head,
+                              .use = last ? HELD_LAST : HELD};
+
+    return run_parts(p, in, &s, err);
 }
 
 enum vkmoe_status run_pass_rows(struct run_pass *p, const struct run_step *in, struct vkmoe_err *err)

@@ -6,6 +6,7 @@
 #include "run/model.h"
 #include "run/program.h"
 #include "run/state.h"
+#include "run/watch.h"
 
 struct run_step {
     const int32_t *tokens;
@@ -26,25 +27,29 @@ typedef void (*run_route_fn)(void *user, uint32_t layer, uint32_t pos, uint32_t 
 struct run_pass {
     struct run_model *model;
     struct run_state *state;
-    struct run_program one;  /* one token */
-    struct run_program many; /* a chunk of prefill */
-    struct run_program rows; /* output head for several rows of the chunk that was just fed */
-    struct gpu_cmds *finish; /* ends every submit: makes results visible to the host */
-    uint32_t generation;     /* of the pool's segments that the programs bind */
-    bool slow;               /* one submit and one wait per part: the oracle for all that is done in fewer */
+    struct run_program one;    /* one token */
+    struct run_program many;   /* a chunk of prefill */
+    struct run_program layers; /* the same where layers are the outer loop: document pools */
+    struct run_program rows;   /* output head for several rows of the chunk that was just fed */
+    struct gpu_cmds *finish;   /* ends every submit: makes results visible to the host */
+    uint32_t generation;       /* of the pool's segments that the programs bind */
+    bool slow; /* one submit and one wait per part: the oracle for all that is done in fewer */
     run_route_fn on_route;
     void *route_user;
+    struct run_watch *watch;
     struct run_stats stats;
     /* of the step in hand */
     uint32_t turn;       /* step buffer of the next submit */
     bool in_flight;      /* a submit has not been waited for */
     uint32_t next_layer; /* first layer whose choices have not been taken */
+    uint32_t next_watch; /* first layer whose experts have not been seen to run */
     uint32_t done_layer; /* layer whose experts in `done` have run; NONE: none */
     uint32_t done[MAX_EXPERTS / 32], needed[MAX_EXPERTS / 32];
 };
 
+/* watch: of the same session, which owns it. */
 enum vkmoe_status run_pass_create(struct run_pass *p, struct run_model *m, struct run_state *s,
-                                  struct vkmoe_err *err);
+                                  struct run_watch *watch, struct vkmoe_err *err);
 void run_pass_close(struct run_pass *p);
 /* Records again when the pool's segments are others than before. Nothing may be in flight. */
 enum vkmoe_status run_pass_refresh(struct run_pass *p, struct vkmoe_err *err);
@@ -54,6 +59,14 @@ enum vkmoe_status run_pass_token(struct run_pass *p, const struct run_step *in, 
 /* A chunk; head: with the logits of row0. per_submit: parts at most. */
 enum vkmoe_status run_pass_chunk(struct run_pass *p, const struct run_step *in, bool head,
                                  uint32_t per_submit, struct vkmoe_err *err);
+/* One layer's step of a chunk, for texts whose residual stream the state keeps: the experts of the layer
+ * before (layer 0: the embedding), then attention and router of `layer` (the number of layers: the head, if
+ * asked for). Every expert that can be chosen is resident. last: the text's last chunk. */
+enum vkmoe_status run_pass_layer(struct run_pass *p, const struct run_step *in, uint32_t layer, bool last,
+                                 bool head, struct vkmoe_err *err);
+/* A token or a chunk, to the router of layer `last`: no logits. */
+enum vkmoe_status run_pass_to_router(struct run_pass *p, const struct run_step *in, uint32_t last,
+                                     uint32_t per_submit, struct vkmoe_err *err);
 /* Logits of n_rows rows of the chunk that was just fed, from row0 on. */
 enum vkmoe_status run_pass_rows(struct run_pass *p, const struct run_step *in, struct vkmoe_err *err);
 

@@ -29,8 +29,31 @@ static uint32_t bank(const struct run_pool *p)
     return p->n_layers * p->n_experts;
 }
 
+bool run_pool_allows(const struct run_pool *p, uint32_t layer, uint32_t expert)
+{
+    const uint32_t *map = p->allowed;
+
+    return !map || map[(size_t)layer * ((p->n_experts + 31) / 32) + expert / 32] >> (expert % 32) & 1;
+}
+
 /* ---- plan
  * --------------------------------------------------------------------------------------------------- */
+
+static enum vkmoe_status count_allowed(struct run_pool *p, struct vkmoe_err *err)
+{
+    p->n_of_layer = cor_array(p->n_layers, sizeof(*p->n_of_layer));
+    if (!p->n_of_layer)
+        return cor_fail(err, VKMOE_ERR_MEMORY, "no memory for a pool of %u layers", p->n_layers);
+    for (uint32_t l = 0; l < p->n_layers; l++) {
+        uint32_t *n = &p->n_of_layer[l];
+
+        for (uint32_t e = 0; e < p->n_experts; e++)
+            *n += run_pool_allows(p, l, e);
+        p->n_allowed += *n;
+        p->layer_allowed = *n > p->layer_allowed ? *n : p->layer_allowed;
+    }
+    return VKMOE_OK;
+}
 
 static enum vkmoe_status plan_layouts(struct run_pool *p, struct vkmoe_err *err)
 {
@@ -84,7 +107,8 @@ static uint32_t most_segments(const struct run_pool *p)
 
 /* Room for n slots: all segments in one array where the device can index it and has the bindings; otherwise
  * every segment belongs to one layer, each layer getting the same number, in all at most n unless n is the
- * bank. */
+ * number that is
+ * allowed. */
 static enum vkmoe_status plan_segments(struct run_pool *p, uint32_t n, struct vkmoe_err *err)
 {
     uint64_t per, share;
@@ -96,13 +120,13 @@ static enum vkmoe_status plan_segments(struct run_pool *p, uint32_t n, struct vk
     if (p->array) {
         p->slots_per_seg = (uint32_t)div_up(n, p->n_segs);
         p->n_slots = n;
-        p->cap_segs = (uint32_t)div_up(bank(p), p->slots_per_seg);
+        p->cap_segs = (uint32_t)div_up(p->n_allowed, p->slots_per_seg);
         return VKMOE_OK;
     }
-    share = n == bank(p) ? p->n_experts : n / p->n_layers;
+    share = n == p->n_allowed ? p->layer_allowed : n / p->n_layers;
     p->segs_per_layer = (uint32_t)div_up(share, per);
     p->slots_per_seg =
-        (uint32_t)(n == bank(p) ? div_up(share, p->segs_per_layer) : share / p->segs_per_layer);
+        (uint32_t)(n == p->n_allowed ? div_up(share, p->segs_per_layer) : share / p->segs_per_layer);
     p->n_segs = p->segs_per_layer * p->n_layers;
     p->cap_segs = p->n_segs;
     p->n_slots = p->n_segs * p->slots_per_seg;
@@ -144,6 +168,8 @@ static struct run_slots_params slots_params(const struct run_pool *p)
         .n_used = p->mdl->config.n_experts_used,
         .n_slots = p->n_slots,
         .layer_slots = p->array ? 0 : p->n_slots / p->n_layers,
+        .allowed = p->n_of_layer,
+        .least = p->least,
     };
 }
 
@@ -153,12 +179,10 @@ uint64_t run_pool_floor_bytes(const struct run_pool *p)
     uint32_t floor;
     uint64_t per;
 
-    /* The floor of a pool whose segments belong to layers, where these can be cut evenly, is no higher:
-     * every layer has the same floor. */
-    sp.layer_slots = 0;
+    sp.layer_slots = !p->array;
     floor = run_slots_floor(&sp);
     if (!p->array && most_per_segment(p, &per, NULL) == VKMOE_OK) {
-        uint64_t share = div_up(floor, p->n_layers), segs = div_up(share, per);
+        uint64_t share = floor / p->n_layers, segs = div_up(share, per);
 
         floor = (uint32_t)(div_up(share, segs) * segs * p->n_layers);
     }
@@ -168,7 +192,7 @@ uint64_t run_pool_floor_bytes(const struct run_pool *p)
 /* Slots and staging entries that a budget pays for; 0 slots: it is below the floor. */
 static uint32_t afford(const struct run_pool *p, uint64_t budget, uint32_t *entries)
 {
-    uint32_t most = bank(p);
+    uint32_t most = p->n_allowed;
     uint64_t spare; /* what staging may take without touching the floor */
 
     *entries = usual_entries(p);
@@ -194,15 +218,18 @@ enum vkmoe_status run_pool_plan(struct run_pool *p, struct gpu_device *dev, cons
     p->mdl = m;
     p->n_layers = m->config.n_layers;
     p->n_experts = m->config.n_experts;
+    p->allowed = params->allowed;
+    p->least = params->least;
+    TRY(count_allowed(p, err));
     TRY(plan_layouts(p, err));
-    TRY(plan_segments(p, bank(p), err)); /* tells whether there is an array: the floor depends on it */
+    TRY(plan_segments(p, p->n_allowed, err)); /* tells whether there is an array: the floor depends on it */
     n = afford(p, params->budget, &p->entries);
     if (!n)
         FAIL(VKMOE_ERR_LIMIT,
-             "an expert pool of %.2f MiB is too small: %u layers choose %u experts of %u bytes, which takes "
-             "at least %" PRIu64 " MiB",
-             MIB(params->budget), p->n_layers, m->config.n_experts_used, p->slot_bytes,
-             MIB_UP(run_pool_floor_bytes(p)));
+             "an expert pool of %.2f MiB is too small: %u layers %s %u experts of %u bytes, which takes at "
+             "least %" PRIu64 " MiB",
+             MIB(params->budget), p->n_layers, p->least ? "hold document pools of" : "choose",
+             p->least ? p->least : m->config.n_experts_used, p->slot_bytes, MIB_UP(run_pool_floor_bytes(p)));
     TRY(plan_segments(p, n, err));
     p->budget = params->budget;
     if (params->budget == RUN_POOL_ALL)
@@ -273,12 +300,21 @@ void run_pool_close(struct run_pool *p)
     cor_free(p->changed);
     cor_free(p->batch);
     cor_free(p->layout);
+    cor_free(p->n_of_layer);
     memset(p, 0, sizeof(*p));
 }
 
 bool run_pool_holds_all(const struct run_pool *p)
 {
-    return p->n_slots >= bank(p);
+    return p->n_slots >= p->n_allowed;
+}
+
+bool run_pool_has_room(const struct run_pool *p, uint32_t per_layer)
+{
+    struct run_slots_params sp = slots_params(p);
+
+    sp.least = per_layer;
+    return run_slots_floor(&sp) <= p->n_slots;
 }
 
 void run_pool_segments(const struct run_pool *p, uint32_t layer, uint32_t *first, uint32_t *n)
@@ -367,6 +403,19 @@ enum vkmoe_status run_pool_wave(struct run_pool *p, uint32_t layer, const uint32
     return begin_batch(p, layer, *n_loads, err);
 }
 
+enum vkmoe_status run_pool_hold(struct run_pool *p, uint32_t layer, const uint32_t *set, const uint32_t *kept,
+                                uint32_t *n_loads, struct vkmoe_err *err)
+{
+    enum vkmoe_status st = VKMOE_OK;
+
+    assert(!p->n_batch);
+    *n_loads = run_slots_hold(p->slots, layer, set, kept, p->batch);
+    TRY(begin_batch(p, layer, *n_loads, err));
+    TRY(run_pool_arrive(p, true, err));
+done:
+    return st;
+}
+
 static struct run_pool_traffic *traffic(struct run_pool *p, bool prefill)
 {
     struct run_slots_stats stats;
@@ -407,8 +456,12 @@ uint64_t run_pool_load_bytes(const struct run_pool *p, const uint32_t *list, uin
 {
     uint64_t sum = 0;
 
-    for (uint32_t i = 0; i < (list ? n : bank(p)); i++)
-        sum += expert_bytes(p, (list ? list[i] : i) / p->n_experts);
+    for (uint32_t i = 0; i < (list ? n : bank(p)); i++) {
+        uint32_t index = list ? list[i] : i;
+
+        if (run_pool_allows(p, index / p->n_experts, index % p->n_experts))
+            sum += expert_bytes(p, index / p->n_experts);
+    }
     return sum;
 }
 
@@ -420,7 +473,7 @@ enum vkmoe_status run_pool_load_list(struct run_pool *p, const uint32_t *list, u
 
     for (uint32_t i = 0; i < n; i++) {
         uint32_t index = list ? list[i] : i, layer = index / p->n_experts, e = index % p->n_experts;
-        uint32_t slot = run_slots_place(p->slots, layer, e);
+        uint32_t slot = run_pool_allows(p, layer, e) ? run_slots_place(p->slots, layer, e) : NONE;
 
         if (slot == NONE)
             continue;
@@ -532,7 +585,7 @@ static enum vkmoe_status fill_up(struct run_pool *p, struct vkmoe_err *err)
     enum vkmoe_status st;
 
     p->segs[seg] = NULL;
-    p->n_slots = after < bank(p) ? after : bank(p);
+    p->n_slots = after < p->n_allowed ? after : p->n_allowed;
     st = make_segment(p, seg, err);
     if (st == VKMOE_OK)
         st = run_slots_grow(p->slots, p->n_slots, err);
@@ -574,7 +627,7 @@ uint64_t run_pool_next_bytes(const struct run_pool *p)
 enum vkmoe_status run_pool_resize(struct run_pool *p, uint64_t budget, struct vkmoe_err *err)
 {
     uint64_t fixed = run_pool_purposes(p).staging + table_bytes(p);
-    uint32_t most = bank(p), room = most_segments(p) * p->slots_per_seg, n, whole;
+    uint32_t most = p->n_allowed, room = most_segments(p) * p->slots_per_seg, n, whole;
     enum vkmoe_status st = VKMOE_OK;
 
     if (!p->array)

@@ -22,6 +22,10 @@ struct run_expert_layout {
 struct run_pool_params {
     uint64_t budget; /* bytes of slots, staging and table; RUN_POOL_ALL: what every expert needs */
     struct run_policy policy;
+    /* Experts that may be chosen, n_layers x ceil(n_experts / 32) words: others are never loaded; NULL: all.
+     * Used from plan to close. */
+    const uint32_t *allowed;
+    uint32_t least; /* experts of each layer that must have room at once: document pools; 0 */
 };
 
 #define RUN_POOL_ALL UINT64_MAX
@@ -39,9 +43,13 @@ struct run_pool {
     struct gpu_device *dev;
     const struct mdl_model *mdl;
     uint32_t n_layers, n_experts;
-    struct run_expert_layout *layout; /* n_layers */
-    uint32_t slot_bytes;              /* stride: largest expert, aligned */
-    uint32_t slots_per_seg;           /* of all segments but the last */
+    const uint32_t *allowed; /* as in the parameters */
+    uint32_t least;
+    uint32_t *n_of_layer;              /* allowed, n_layers */
+    uint32_t n_allowed, layer_allowed; /* in all, and of the layer with most */
+    struct run_expert_layout *layout;  /* n_layers */
+    uint32_t slot_bytes;               /* stride: largest expert, aligned */
+    uint32_t slots_per_seg;            /* of all segments but the last */
     uint32_t n_slots, n_segs;
     bool array;               /* segments are bound as one array; else each belongs to one layer */
     uint32_t segs_per_layer;  /* without the array */
@@ -72,11 +80,15 @@ uint64_t run_pool_floor_bytes(const struct run_pool *p);
 enum vkmoe_status run_pool_create(struct run_pool *p, const struct run_pool_params *params,
                                   struct vkmoe_err *err);
 void run_pool_close(struct run_pool *p);
-bool run_pool_holds_all(const struct run_pool *p); /* room for every expert */
+bool run_pool_holds_all(const struct run_pool *p); /* room for every expert that is allowed */
+/* Could so many experts of every layer be resident at once? */
+bool run_pool_has_room(const struct run_pool *p, uint32_t per_layer);
+bool run_pool_allows(const struct run_pool *p, uint32_t layer, uint32_t expert);
 
 /* ---- opening: no submit reads the table yet */
 
-/* Loads every expert of every layer, or those of a list (layer * n_experts + expert) while slots are free. */
+/* Loads every expert that is allowed, or those of a list (layer * n_experts + expert) while slots are free.
+ */
 enum vkmoe_status run_pool_load_all(struct run_pool *p, struct run_progress *progress, struct vkmoe_err *err);
 enum vkmoe_status run_pool_load_list(struct run_pool *p, const uint32_t *list, uint32_t n,
                                      struct run_progress *progress, struct vkmoe_err *err);
@@ -90,6 +102,10 @@ enum vkmoe_status run_pool_visit(struct run_pool *p, uint32_t layer, const uint3
 /* Prefill: begins to load the next wave (run_slots_wave). */
 enum vkmoe_status run_pool_wave(struct run_pool *p, uint32_t layer, const uint32_t *needed,
                                 const uint32_t *done, uint32_t *n_loads, struct vkmoe_err *err);
+/* Document pools: makes the experts of a set (bitmap) resident and waits for them; *n_loads arrived. kept: as
+ * in run_slots_hold. */
+enum vkmoe_status run_pool_hold(struct run_pool *p, uint32_t layer, const uint32_t *set, const uint32_t *kept,
+                                uint32_t *n_loads, struct vkmoe_err *err);
 /* Waits until what visit or wave began has arrived for every later submit. Fails as run_fetch_finish; what
  * did not surely arrive is absent again. */
 enum vkmoe_status run_pool_arrive(struct run_pool *p, bool prefill, struct vkmoe_err *err);

@@ -13,7 +13,9 @@ struct run_session {
     struct run_model *model;
     struct run_state state;
     struct run_pass pass;
+    struct run_watch watch;
     uint32_t pos;
+    bool cut; /* fed to a router and no further: only reset helps */
     bool has_logits;
     float *logits; /* vocab_size, after the last token */
     uint32_t argmax;
@@ -31,8 +33,30 @@ static uint32_t n_layers(const struct run_session *s)
 
 static struct run_state_params state_params(const struct run_session_params *p)
 {
-    return (struct run_state_params){
-        .n_ctx = p->n_ctx, .chunk = p->chunk, .k_f16 = p->k_f16, .v_f16 = p->v_f16};
+    return (struct run_state_params){.n_ctx = p->n_ctx,
+                                     .chunk = p->chunk,
+                                     .k_f16 = p->k_f16,
+                                     .v_f16 = p->v_f16,
+                                     .watch = p->doc_experts && !p->watch ? VKMOE_WATCH_ROUTER : p->watch,
+                                     .by_layer = p->doc_experts > 0};
+}
+
+/* The pool must hold a document pool beside those of the other layers. */
+static enum vkmoe_status check_doc(const struct run_model *m, uint32_t doc, struct vkmoe_err *err)
+{
+    const struct mdl_config *c = &m->mdl->config;
+
+    if (doc < c->n_experts_used || doc > c->n_experts)
+        return cor_fail(
+            err, VKMOE_ERR_ARGUMENT,
+            "a document pool of %u routed experts: it takes from %u, which a token uses, to %u, which "
+            "a layer has",
+            doc, c->n_experts_used, c->n_experts);
+    if (!run_pool_has_room(&m->pool, doc))
+        return cor_fail(err, VKMOE_ERR_LIMIT,
+                        "the expert pool has %u slots: document pools of %u in %u layers do not fit",
+                        m->pool.n_slots, doc, c->n_layers);
+    return VKMOE_OK;
 }
 
 enum vkmoe_status run_session_bytes(uint64_t *bytes, const struct run_model *m,
@@ -58,13 +82,16 @@ enum vkmoe_status run_session_create(struct run_session **out, struct run_model 
     if (!s)
         return cor_fail(err, VKMOE_ERR_MEMORY, "no memory for a session");
     s->model = m;
+    if (p->doc_experts)
+        TRY(check_doc(m, p->doc_experts, err));
     s->logits = cor_array(m->mdl->config.vocab_size, sizeof(float));
     if (!s->logits)
         FAIL(VKMOE_ERR_MEMORY, "no memory for %u logits", m->mdl->config.vocab_size);
     TRY(run_state_plan(&s->state, m, &sp, err));
     TRY(run_state_create(&s->state, m, err));
+    TRY(run_watch_create(&s->watch, m, &s->state, p->doc_experts, p->doc_refresh, err));
     s->pass.slow = p->slow;
-    TRY(run_pass_create(&s->pass, m, &s->state, err));
+    TRY(run_pass_create(&s->pass, m, &s->state, &s->watch, err));
     *out = s;
     s = NULL;
 done:
@@ -77,6 +104,7 @@ void run_session_destroy(struct run_session *s)
     if (!s)
         return;
     run_pass_close(&s->pass);
+    run_watch_close(&s->watch);
     run_state_close(&s->state);
     cor_free(s->logits);
     cor_free(s);
@@ -170,6 +198,16 @@ static uint32_t parts_per_submit(const struct run_session *s, uint32_t n_tokens)
     return part_ns * all <= SUBMIT_NS ? (uint32_t)all : (uint32_t)(SUBMIT_NS / part_ns);
 }
 
+/* Tokens of the next chunk. No single token is left over: by itself it would take the kernels of decode. */
+static uint32_t next_part(const struct run_session *s, size_t left)
+{
+    uint32_t chunk = s->state.chunk;
+
+    if (left == chunk + 1u && chunk > 2)
+        return chunk - 1;
+    return left < chunk ? (uint32_t)left : chunk;
+}
+
 static enum vkmoe_status feed_chunk(struct run_session *s, const int32_t *tokens, uint32_t n, bool last,
                                     struct feed *f, struct vkmoe_err *err)
 {
@@ -193,11 +231,105 @@ done:
     return st;
 }
 
+/* ---- document pools
+ * ----------------------------------------------------------------------------------------- */
+
+/* What the watch decided for layers [from, to) holds from now on: on the device, in the pool's slots. */
+static enum vkmoe_status hold_layers(struct run_session *s, uint32_t from, uint32_t to, struct vkmoe_err *err)
+{
+    const struct run_watch *w = &s->watch;
+    uint32_t words = run_mask_words(&s->model->mdl->config), n_loads;
+    enum vkmoe_status st = VKMOE_OK;
+
+    TRY(run_state_set_mask(&s->state, w->mask, err));
+    for (uint32_t l = from; l < to; l++)
+        TRY(run_pool_hold(&s->model->pool, l, w->pool + (size_t)l * words, w->pool, &n_loads, err));
+done:
+    return st;
+}
+
+/* The first feed: layer by layer, so that a layer's pool is picked from all tokens before any of them is
+ * routed there, and the next layer sees what comes of it. */
+static enum vkmoe_status feed_text(struct run_session *s, const int32_t *tokens, uint32_t n, struct feed *f,
+                                   struct vkmoe_err *err)
+{
+    struct run_slots *slots = s->model->pool.slots;
+    enum vkmoe_status st = VKMOE_OK;
+
+    s->watch.summed = true;
+    run_slots_chunk_begin(slots, n);
+    for (uint32_t layer = 0; layer <= n_layers(s); layer++) {
+        bool end = layer == n_layers(s);
+
+        if (layer) {
+            run_watch_pick(&s->watch, layer - 1);
+            TRY(hold_layers(s, layer - 1, layer, err));
+        }
+        for (uint32_t at = 0, len; at < n; at += len) {
+            len = next_part(s, n - at);
+            const struct run_step in = {
+                .tokens = tokens + at, .n_tokens = len, .pos = at, .row0 = len - 1, .n_rows = 1};
+            bool last = at + len == n;
+
+            TRY(run_pass_layer(&s->pass, &in, layer, last, last && end && !f->fn, err));
+            f->index = at;
+            if (!end)
+                TRY(run_watch_sum(&s->watch, layer, len, err));
+            else if (f->fn)
+                TRY(chunk_logits(s, &in, f, err));
+        }
+    }
+    if (!f->fn) {
+        TRY(gpu_buffer_invalidate(s->state.out, 0, (uint64_t)s->model->mdl->config.vocab_size * 4, err));
+        TRY(take_logits(s, 0, n - 1, err));
+    }
+    s->watch.picked = true;
+done:
+    s->pos = n;
+    f->index = n;
+    s->watch.summed = false;
+    run_slots_chunk_end(slots);
+    return st;
+}
+
+/* Between tokens: a pool that is still to be picked, or exchanges its members. */
+static enum vkmoe_status tend_pool(struct run_session *s, struct vkmoe_err *err)
+{
+    struct run_watch *w = &s->watch;
+    enum vkmoe_status st = VKMOE_OK;
+
+    w->since++;
+    if (!w->picked && s->pos >= RUN_DOC_LEAST) {
+        for (uint32_t l = 0; l < n_layers(s); l++)
+            run_watch_pick(w, l);
+        w->picked = true;
+        TRY(hold_layers(s, 0, n_layers(s), err));
+    } else if (w->picked && w->refresh && w->since >= w->refresh) {
+        w->since = 0;
+        if (run_watch_exchange(w))
+            TRY(hold_layers(s, 0, n_layers(s), err));
+    }
+done:
+    return st;
+}
+
+/* A new text: nothing is picked. */
+static enum vkmoe_status begin_text(struct run_session *s, struct vkmoe_err *err)
+{
+    run_watch_reset(&s->watch);
+    return run_state_set_mask(&s->state, s->watch.mask, err);
+}
+
+/* ---- a feed
+ * ------------------------------------------------------------------------------------------------- */
+
 static enum vkmoe_status check_tokens(const struct run_session *s, const int32_t *tokens, size_t n,
                                       struct vkmoe_err *err)
 {
     uint32_t vocab = s->model->mdl->config.vocab_size;
 
+    if (s->cut)
+        return cor_fail(err, VKMOE_ERR_ARGUMENT, "the session was fed to a router only: reset it first");
     if (!n)
         return cor_fail(err, VKMOE_ERR_ARGUMENT, "no tokens to feed");
     if (n > s->state.n_ctx - s->pos)
@@ -224,20 +356,59 @@ enum vkmoe_status run_session_feed(struct run_session *s, const int32_t *tokens,
         return st;
     TRY(run_model_poll(s->model, &local));
     TRY(run_pass_refresh(&s->pass, &local));
+    if (s->watch.doc && !s->pos) {
+        TRY(begin_text(s, &local));
+        if (n > 1) /* a text's first token alone tells nothing of its topic */
+            TRY(feed_text(s, tokens, (uint32_t)n, &f, &local));
+    }
     while (f.index < n && !f.stop) {
-        size_t left = n - f.index;
-        uint32_t part = left < s->state.chunk ? (uint32_t)left : s->state.chunk;
+        uint32_t part = next_part(s, n - f.index);
 
         if (part == 1)
             TRY(feed_one(s, tokens[f.index], &f, &local));
         else
-            TRY(feed_chunk(s, tokens + f.index, part, part == left, &f, &local));
+            TRY(feed_chunk(s, tokens + f.index, part, part == n - f.index, &f, &local));
         f.index += part;
+        if (s->watch.doc)
+            TRY(tend_pool(s, &local));
     }
 done:
     if (st != VKMOE_OK) {
         if (st != VKMOE_ERR_NUMERIC) /* the context no longer holds what was fed */
             s->broken = local;
+        cor_fail(err, st, "%s", local.message);
+    }
+    return st;
+}
+
+enum vkmoe_status run_session_feed_to(struct run_session *s, const int32_t *tokens, size_t n, uint32_t last,
+                                      struct vkmoe_err *err)
+{
+    struct vkmoe_err local = {0};
+    enum vkmoe_status st = VKMOE_OK;
+
+    if (s->broken.status != VKMOE_OK)
+        return cor_fail(err, s->broken.status, "%s", s->broken.message);
+    if (last >= n_layers(s))
+        return cor_fail(err, VKMOE_ERR_ARGUMENT, "layer %u of %u", last, n_layers(s));
+    if (s->watch.doc)
+        return cor_fail(err, VKMOE_ERR_ARGUMENT, "a session with a document pool feeds whole texts");
+    if ((st = check_tokens(s, tokens, n, err)) != VKMOE_OK)
+        return st;
+    TRY(run_model_poll(s->model, &local));
+    TRY(run_pass_refresh(&s->pass, &local));
+    for (uint32_t at = 0, part; at < n; at += part) {
+        part = next_part(s, n - at);
+        const struct run_step in = {.tokens = tokens + at, .n_tokens = part, .pos = s->pos};
+
+        TRY(run_pass_to_router(&s->pass, &in, last, parts_per_submit(s, part), &local));
+        s->pos += part;
+    }
+    s->cut = true;
+    s->has_logits = false;
+done:
+    if (st != VKMOE_OK) {
+        s->broken = local;
         cor_fail(err, st, "%s", local.message);
     }
     return st;
@@ -261,6 +432,7 @@ uint32_t run_session_position(const struct run_session *s)
 void run_session_reset(struct run_session *s)
 {
     s->pos = 0;
+    s->cut = false;
     s->has_logits = false;
 }
 
@@ -282,5 +454,16 @@ void run_session_on_route(struct run_session *s, run_route_fn fn, void *user)
 
 enum vkmoe_status run_session_set_mask(struct run_session *s, const uint32_t *allowed, struct vkmoe_err *err)
 {
-    return run_state_set_mask(&s->state, s->model, allowed, err);
+    return run_state_set_mask(&s->state, allowed, err);
+}
+
+void run_session_on_watch(struct run_session *s, vkmoe_watch_fn fn, void *user)
+{
+    s->watch.fn = fn;
+    s->watch.user = user;
+}
+
+const struct vkmoe_outside *run_session_outside(const struct run_session *s)
+{
+    return &s->watch.outside;
 }

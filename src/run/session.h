@@ -10,6 +10,8 @@ struct run_session_params {
     uint32_t chunk; /* prefill chunk; 0: what fits, at most 512 */
     bool k_f16, v_f16;
     bool slow; /* one submit and one wait per part: the oracle for everything that is done in fewer */
+    enum vkmoe_watch watch;
+    uint32_t doc_experts, doc_refresh; /* document pool, as in vkmoe.h; 0: none */
 };
 
 /* Logits of row `index` of the feed, vocab_size floats; false ends the feed. */
@@ -26,6 +28,9 @@ void run_session_destroy(struct run_session *s);
 /* fn NULL: only the last token's logits are computed. */
 enum vkmoe_status run_session_feed(struct run_session *s, const int32_t *tokens, size_t n, run_logits_fn fn,
                                    void *user, struct vkmoe_err *err);
+/* Ends with the router of layer `last`; afterwards the session only takes run_session_reset. */
+enum vkmoe_status run_session_feed_to(struct run_session *s, const int32_t *tokens, size_t n, uint32_t last,
+                                      struct vkmoe_err *err);
 const float *run_session_logits(const struct run_session *s); /* NULL before the first feed */
 uint32_t run_session_argmax(const struct run_session *s);     /* of the last logits, found on the device */
 uint32_t run_session_position(const struct run_session *s);
@@ -33,9 +38,12 @@ void run_session_reset(struct run_session *s);
 const struct run_stats *run_session_stats(const struct run_session *s);
 const struct run_state *run_session_state(const struct run_session *s);
 
-/* Expert mask, n_layers x ceil(n_experts / 32) words: routed experts that may be chosen. */
+/* Expert mask, n_layers x run_mask_words: routed experts that may be chosen, all of them allowed by the
+ * model. Not with a document pool. */
 enum vkmoe_status run_session_set_mask(struct run_session *s, const uint32_t *allowed, struct vkmoe_err *err);
 
+void run_session_on_watch(struct run_session *s, vkmoe_watch_fn fn, void *user); /* NULL: no calls */
+const struct vkmoe_outside *run_session_outside(const struct run_session *s);
 /* fn NULL: no calls. */
 void run_session_on_route(struct run_session *s, run_route_fn fn, void *user);
 

@@ -97,9 +97,11 @@ static uint32_t allowed_in(const struct run_slots_params *p, uint32_t layer)
     return p->allowed && p->allowed[layer] < p->n_experts ? p->allowed[layer] : p->n_experts;
 }
 
-static uint32_t least(uint32_t n_used, uint32_t allowed)
+static uint32_t least(const struct run_slots_params *p, uint32_t allowed)
 {
-    return allowed < n_used + 1 ? allowed : n_used + 1;
+    uint32_t n = p->least > p->n_used + 1 ? p->least : p->n_used + 1;
+
+    return allowed < n ? allowed : n;
 }
 
 uint32_t run_slots_floor(const struct run_slots_params *p)
@@ -107,7 +109,7 @@ uint32_t run_slots_floor(const struct run_slots_params *p)
     uint32_t sum = 0, most = 0;
 
     for (uint32_t l = 0; l < p->n_layers; l++) {
-        uint32_t n = least(p->n_used, allowed_in(p, l));
+        uint32_t n = least(p, allowed_in(p, l));
 
         sum += n;
         most = n > most ? n : most;
@@ -194,7 +196,7 @@ enum vkmoe_status run_slots_create(struct run_slots **out, const struct run_slot
     TRY(allocate(s, err));
     for (uint32_t l = 0; l < p->n_layers; l++) {
         s->allowed[l] = allowed_in(p, l);
-        s->floor[l] = least(p->n_used, s->allowed[l]);
+        s->floor[l] = least(p, s->allowed[l]);
     }
     settle(s);
     *out = s;

@@ -48,6 +48,7 @@ struct run_slots_params {
      * without the segment array), n_slots == n_layers * layer_slots, and victims are always of the layer. */
     uint32_t layer_slots;
     const uint32_t *allowed; /* experts that may be chosen, per layer; NULL: all. Copied. */
+    uint32_t least; /* experts that every layer can hold at once whatever the others do: document pools */
     struct run_policy policy;
 };
 
@@ -84,8 +85,8 @@ struct run_slots_stats {
 
 struct run_slots;
 
-/* Smallest n_slots that works: the sum over layers of min(k + 1, allowed), and with layer_slots n_layers
- * times the largest of these. n_slots and policy are not looked at. */
+/* Smallest n_slots that works: the sum over layers of min(max(k + 1, least), allowed), and with layer_slots
+ * n_layers times the largest of these. n_slots and policy are not looked at. */
 uint32_t run_slots_floor(const struct run_slots_params *p);
 
 /* Errors: VKMOE_ERR_LIMIT below the floor, with the number that would work. */
@@ -148,6 +149,11 @@ void run_slots_seed(struct run_slots *s, uint32_t layer, const uint32_t *sel, ui
 uint32_t run_slots_wave(struct run_slots *s, uint32_t layer, const uint32_t *needed, const uint32_t *done,
                         struct run_slots_load *loads, uint32_t max);
 void run_slots_chunk_end(struct run_slots *s);
+/* Slots for the experts of a set (bitmap) that are absent, whatever the scores: a document pool. `kept` is
+ * never evicted: (n_layers, ceil(n_experts / 32)) words, this set among them, at most `least` experts per
+ * layer. Counts into prefill. Room for as many loads as experts; returns their number. */
+uint32_t run_slots_hold(struct run_slots *s, uint32_t layer, const uint32_t *set, const uint32_t *kept,
+                        struct run_slots_load *loads);
 
 /* ---- size, at a token boundary. Not with layer_slots (VKMOE_ERR_UNSUPPORTED). */
 

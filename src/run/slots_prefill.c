@@ -203,3 +203,47 @@ uint32_t run_slots_wave(struct run_slots *s, uint32_t layer, const uint32_t *nee
     memcpy(s->wave_done, done, ((s->n_experts + 31) / 32) * sizeof(*done));
     return n;
 }
+
+/* ---- document pools
+ * ------------------------------------------------------------------------------------------- */
+
+struct kept {
+    const uint32_t *map;
+    uint32_t words; /* per layer */
+};
+
+static bool not_kept(const void *user, uint32_t slot, uint32_t of, uint32_t expert)
+{
+    const struct kept *k = user;
+
+    (void)slot;
+    return !map_has(k->map + (size_t)of * k->words, expert);
+}
+
+uint32_t run_slots_hold(struct run_slots *s, uint32_t layer, const uint32_t *set, const uint32_t *kept,
+                        struct run_slots_load *loads)
+{
+    const struct kept k = {kept, (s->n_experts + 31) / 32};
+    uint32_t n = 0;
+
+    assert(layer < s->n_layers);
+    for (uint32_t e = 0; e < s->n_experts; e++) {
+        uint32_t i = layer * s->n_experts + e, slot;
+
+        if (!map_has(set, e))
+            continue;
+        if (s->slot_of[i] != NONE) {
+            s->prefill.hits++;
+            continue;
+        }
+        slot = run_slots_free(s, layer, 0);
+        if (slot == NONE)
+            slot = run_slots_victim(s, layer, not_kept, &k);
+        assert(slot != NONE);
+        s->prefill.evictions += s->owner[slot] != NONE;
+        loads[n] = (struct run_slots_load){e, slot, run_slots_assign(s, i, slot)};
+        n++;
+    }
+    s->prefill.loads += n;
+    return n;
+}

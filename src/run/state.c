@@ -15,14 +15,9 @@ struct plan { /* one region to take */
     const char *name;
 };
 
-static uint32_t mask_words(const struct mdl_config *c)
-{
-    return (c->n_experts + 31) / 32;
-}
-
 /* Largest chunk for which every activation still fits one binding, and all of them an eighth of the heap. */
 static uint32_t fit_chunk(const struct mdl_config *c, const struct gpu_caps *caps, uint32_t wanted,
-                          uint32_t n_ctx)
+                          uint32_t n_ctx, enum vkmoe_watch watch)
 {
     uint64_t ff = c->n_shared * (uint64_t)c->ff_expert;
     uint64_t per[] = {
@@ -32,6 +27,7 @@ static uint32_t fit_chunk(const struct mdl_config *c, const struct gpu_caps *cap
         (uint64_t)c->n_experts_used * c->dim,
         (uint64_t)c->n_experts_used * c->ff_expert,
         2 * ff,
+        watch ? (uint64_t)c->n_layers * c->n_experts : 0, /* for the host, of all layers */
     };
     uint64_t chunk = wanted ? wanted : CHUNK_MAX, token = 0;
 
@@ -83,6 +79,7 @@ static enum vkmoe_status plan_activations(struct run_state *s, const struct mdl_
     uint64_t kv = (uint64_t)c->n_kv_heads * c->head_dim, ff = (uint64_t)c->n_shared * c->ff_expert;
     uint64_t tiles =
         t * k / TILE_TOKENS + c->n_experts; /* each expert has at most one tile that is not full */
+    uint64_t stream = s->by_layer ? (uint64_t)s->n_ctx * c->dim * 4 : 4;
     const struct plan list[] = {
         {&s->x, t * c->dim * 4, "residual stream"},
         {&s->xn, t * c->dim * 4, "normed stream"},
@@ -102,7 +99,8 @@ static enum vkmoe_status plan_activations(struct run_state *s, const struct mdl_
         {&s->pairs, t * k * 4, "expert pairs"},
         {&s->logits, (uint64_t)s->n_rows * c->vocab_size * 4, "logits"},
         {&s->rope, (uint64_t)s->n_ctx * c->n_rot * 4, "RoPE table"},
-        {&s->mask, (uint64_t)c->n_layers * mask_words(c) * 4, "expert mask"},
+        {&s->mask, (uint64_t)c->n_layers * run_mask_words(c) * 4, "expert mask"},
+        {&s->stream, stream, "residual stream of a text"},
     };
     enum vkmoe_status st = VKMOE_OK;
 
@@ -137,23 +135,28 @@ done:
     return st;
 }
 
-enum vkmoe_status run_state_set_mask(struct run_state *s, const struct run_model *m, const uint32_t *allowed,
-                                     struct vkmoe_err *err)
+enum vkmoe_status run_state_set_mask(struct run_state *s, const uint32_t *allowed, struct vkmoe_err *err)
 {
-    (void)m;
-    return gpu_upload(s->dev, run_arena_buffer(&s->act, &s->mask), s->mask.off, allowed, s->mask.bytes, err);
+    enum vkmoe_status st = VKMOE_OK;
+
+    TRY(gpu_upload(s->dev, run_arena_buffer(&s->act, &s->mask), s->mask.off, allowed, s->mask.bytes, err));
+    memmove(s->allowed, allowed, s->mask.bytes);
+done:
+    return st;
 }
 
-static enum vkmoe_status allow_all(struct run_state *s, const struct run_model *m, struct vkmoe_err *err)
+static enum vkmoe_status create_watch(struct run_state *s, const struct mdl_config *c, struct vkmoe_err *err)
 {
-    uint32_t *all = cor_alloc(s->mask.bytes);
-    enum vkmoe_status st;
+    uint64_t rows = (uint64_t)c->n_layers * s->chunk;
+    enum vkmoe_status st = VKMOE_OK;
 
-    if (!all)
-        return cor_fail(err, VKMOE_ERR_MEMORY, "no memory for the expert mask");
-    memset(all, 0xff, s->mask.bytes);
-    st = run_state_set_mask(s, m, all, err);
-    cor_free(all);
+    if (s->watch >= VKMOE_WATCH_ROUTER)
+        TRY(gpu_buffer_create(&s->seen, s->dev, rows * c->n_experts * 4, GPU_MEM_READ, "watched router",
+                              err));
+    if (s->watch >= VKMOE_WATCH_EXPERTS)
+        TRY(gpu_buffer_create(&s->sums, s->dev, rows * (3 + c->n_experts_used) * 4, GPU_MEM_READ,
+                              "watched experts", err));
+done:
     return st;
 }
 
@@ -194,7 +197,9 @@ enum vkmoe_status run_state_plan(struct run_state *s, const struct run_model *m,
     s->n_ctx = p->n_ctx;
     s->k_f16 = p->k_f16;
     s->v_f16 = p->v_f16;
-    s->chunk = fit_chunk(c, caps, p->chunk, p->n_ctx);
+    s->watch = p->watch;
+    s->by_layer = p->by_layer;
+    s->chunk = fit_chunk(c, caps, p->chunk, p->n_ctx, p->watch);
     s->n_rows = rows < 1 ? 1 : rows > LOGITS_ROWS_MAX ? LOGITS_ROWS_MAX : (uint32_t)rows;
     if (s->n_rows > s->chunk)
         s->n_rows = s->chunk;
@@ -217,9 +222,13 @@ enum vkmoe_status run_state_create(struct run_state *s, const struct run_model *
     const struct mdl_config *c = &m->mdl->config;
     enum vkmoe_status st = VKMOE_OK;
 
+    s->allowed = cor_alloc(s->mask.bytes);
+    if (!s->allowed)
+        FAIL(VKMOE_ERR_MEMORY, "no memory for the expert mask");
     TRY(create_buffers(s, c, err));
+    TRY(create_watch(s, c, err));
     TRY(upload_rope(s, c, err));
-    TRY(allow_all(s, m, err));
+    TRY(run_state_set_mask(s, m->allowed, err));
 done:
     return st;
 }
@@ -234,6 +243,9 @@ void run_state_close(struct run_state *s)
     gpu_buffer_destroy(s->routes);
     gpu_buffer_destroy(s->mailbox);
     gpu_buffer_destroy(s->out);
+    gpu_buffer_destroy(s->seen);
+    gpu_buffer_destroy(s->sums);
+    cor_free(s->allowed);
     cor_free(s->kv);
     memset(s, 0, sizeof(*s));
 }

@@ -25,20 +25,29 @@ struct run_state {
     struct run_region route, sel; /* (n_experts) router logits; (k, 2) choice: id, weight */
     struct run_region gu, hs, ys; /* shared expert: (2 ff), (ff), (dim) */
     struct run_region h, y;       /* (k, ff_expert), (k, dim) */
-    struct run_region ranks; /* (k) slot that each rank of one token runs */
+    struct run_region ranks;      /* (k) slot that each rank of one token runs */
     struct run_region tiles, pairs;
-    struct run_region logits;         /* (n_rows, vocab) */
-    struct run_region rope;           /* (n_ctx, n_rot / 2, 2) cos and sin, computed in double */
-    struct run_region mask;           /* (n_layers, ceil(n_experts / 32)) allowed experts */
-    struct gpu_buffer *state;         /* head of the step and tokens, on the device */
+    struct run_region logits;               /* (n_rows, vocab) */
+    struct run_region rope;                 /* (n_ctx, n_rot / 2, 2) cos and sin, computed in double */
+    struct run_region mask;                 /* (n_layers, ceil(n_experts / 32)) allowed experts */
+    struct run_region stream;               /* (n_ctx, dim) residual stream of a whole text: document pools */
+    uint32_t *allowed;                      /* host copy of the mask */
+    struct gpu_buffer *state;               /* head of the step and tokens, on the device */
     struct gpu_buffer *step[GPU_IN_FLIGHT]; /* host writes, in turns */
     /* Host reads; out: logits (n_rows, vocab); routes: (n_layers, chunk, k, 2), see shared/step.h */
     struct gpu_buffer *mailbox, *out, *routes;
+    /* Host reads; NULL where nobody asked: router logits (n_layers, chunk, n_experts), and what expert_sums
+     * computes (n_layers, chunk, 3 + k) */
+    struct gpu_buffer *seen, *sums;
+    enum vkmoe_watch watch;
+    bool by_layer; /* the stream of whole texts is kept */
 };
 
 struct run_state_params {
     uint32_t n_ctx, chunk;
     bool k_f16, v_f16;
+    enum vkmoe_watch watch;
+    bool by_layer;
 };
 
 /* Sizes and regions; no device memory is taken, and the model need not be loaded yet. */
@@ -48,8 +57,8 @@ uint64_t run_state_bytes(const struct run_state *s); /* on the device, planned *
 /* Takes what was planned. */
 enum vkmoe_status run_state_create(struct run_state *s, const struct run_model *m, struct vkmoe_err *err);
 void run_state_close(struct run_state *s);
-/* Expert mask: n_layers x ceil(n_experts / 32) words; no submit may be in flight. */
-enum vkmoe_status run_state_set_mask(struct run_state *s, const struct run_model *m, const uint32_t *allowed,
-                                     struct vkmoe_err *err);
+/* Expert mask: n_layers x run_mask_words; no submit may be in flight. The copy of the host changes on success
+ * only. */
+enum vkmoe_status run_state_set_mask(struct run_state *s, const uint32_t *allowed, struct vkmoe_err *err);
 
 #endif
