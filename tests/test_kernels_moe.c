@@ -300,6 +300,68 @@ static void combine_case(uint32_t dim, uint32_t k, uint32_t n_tokens, bool share
     cor_free(want);
 }
 
+/* ---- expert_sums
+ * -------------------------------------------------------------------------------------------- */
+
+static void sums_case(uint32_t dim, uint32_t k, uint32_t n_tokens, bool shared, uint32_t row0)
+{
+    const struct spec_expert_sums spec = {64, dim, k, shared};
+    const struct push_rows push = {row0};
+    size_t n = (size_t)n_tokens * (3 + k), before = (size_t)row0 * (3 + k);
+    uint32_t *sel = kt_words((size_t)n_tokens * k * 2);
+    float *y = kt_floats((size_t)n_tokens * k * dim), *ysh = kt_floats((size_t)n_tokens * dim);
+    float *h = kt_floats((size_t)n_tokens * dim), *got = kt_floats(before + n), *kept = kt_floats(before + n);
+    double *want = cor_array(n, sizeof(*want));
+    struct kt_buf bufs[] = {{sel, (size_t)n_tokens * k * 8, KT_IN, false},
+                            {h, (size_t)n_tokens * dim * 4, KT_IN, false},
+                            {y, (size_t)n_tokens * k * dim * 4, KT_IN, false},
+                            {ysh, shared ? (size_t)n_tokens * dim * 4 : 4, KT_IN, true},
+                            {got, (before + n) * 4, KT_INOUT, false}};
+
+    kt_choose(sel, n_tokens, 64, k, true);
+    memcpy(kept, got, (before + n) * 4);
+    for (uint32_t t = 0; t < n_tokens; t++) {
+        double *w = want + (size_t)t * (3 + k);
+
+        for (uint32_t i = 0; i < dim; i++) {
+            double m = shared ? (double)ysh[(size_t)t * dim + i] : 0, a = h[(size_t)t * dim + i];
+
+            for (uint32_t j = 0; j < k; j++) {
+                size_t pair = (size_t)t * k + j;
+                double v = y[pair * dim + i];
+
+                if (sel[2 * pair] == NONE) {
+                    y[pair * dim + i] = NAN;
+                    continue;
+                }
+                w[3 + j] += v * v;
+                m += (double)kt_float(sel[2 * pair + 1]) * v;
+            }
+            w[0] += a * a;
+            w[1] += a * m;
+            w[2] += m * m;
+        }
+    }
+    KT_RUN(GPU_K_expert_sums, spec, &push, bufs, 1, n_tokens, 1);
+    assert_memory_equal(got, kept, before * 4);
+    kt_close("expert_sums", got + before, want, n, KT_NMSE, KT_LARGEST * dim);
+    cor_free(sel);
+    cor_free(y);
+    cor_free(ysh);
+    cor_free(h);
+    cor_free(got);
+    cor_free(kept);
+    cor_free(want);
+}
+
+static void test_expert_sums(void **unused)
+{
+    (void)unused;
+    sums_case(1, 1, 1, false, 0);
+    sums_case(150, 7, 4, true, 5);
+    sums_case(64, 32, 3, false, 1);
+}
+
 static void test_combine(void **unused)
 {
     (void)unused;
@@ -372,9 +434,8 @@ static void test_slot_tags(void **unused)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_experts),
-        cmocka_unit_test(test_expert_tiles),
-        cmocka_unit_test(test_combine),
+        cmocka_unit_test(test_experts),   cmocka_unit_test(test_expert_tiles),
+        cmocka_unit_test(test_combine),   cmocka_unit_test(test_expert_sums),
         cmocka_unit_test(test_slot_tags),
     };
 

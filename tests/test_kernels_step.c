@@ -171,6 +171,45 @@ static void route_case(const struct routing *r, const float *logits)
     cor_free(sel);
 }
 
+/* ---- copy_rows
+ * ---------------------------------------------------------------------------------------------- */
+
+static void rows_case(uint32_t dim, uint32_t n_tokens, uint32_t pos, bool from_pos, bool to_pos,
+                      uint32_t row0)
+{
+    const struct spec_copy_rows spec = {64, dim, from_pos, to_pos};
+    const struct push_rows push = {row0};
+    uint32_t from = from_pos ? pos : 0, to = row0 + (to_pos ? pos : 0);
+    size_t n_src = (size_t)(from + n_tokens) * dim, n_dst = (size_t)(to + n_tokens) * dim;
+    uint32_t *state = kt_words(STEP_TOKENS), *src = kt_words(n_src), *dst = kt_words(n_dst);
+    uint32_t *want = kt_words(n_dst);
+    struct kt_buf bufs[] = {{state, STEP_TOKENS * 4, KT_IN, false},
+                            {src, n_src * 4, KT_IN, false},
+                            {dst, n_dst * 4, KT_INOUT, false}};
+
+    state[STEP_POS] = pos;
+    for (size_t i = 0; i < n_src; i++)
+        src[i] = (uint32_t)(i * 2654435761u) | 0x7f800000u; /* NaNs and infinities among them */
+    for (size_t i = 0; i < n_dst; i++)
+        want[i] = dst[i] = (uint32_t)i;
+    memcpy(want + (size_t)to * dim, src + (size_t)from * dim, (size_t)n_tokens * dim * 4);
+    KT_RUN(GPU_K_copy_rows, spec, &push, bufs, (dim + 63) / 64, n_tokens, 1);
+    assert_memory_equal(dst, want, n_dst * 4);
+    cor_free(state);
+    cor_free(src);
+    cor_free(dst);
+    cor_free(want);
+}
+
+static void test_copy_rows(void **unused)
+{
+    (void)unused;
+    rows_case(1, 1, 0, false, false, 0);
+    rows_case(63, 5, 7, false, false, 12); /* router logits: the layer's rows */
+    rows_case(150, 4, 9, true, false, 0);  /* a chunk of the text's stream, there and back */
+    rows_case(150, 4, 9, false, true, 0);
+}
+
 static void test_router(void **unused)
 {
     static const uint32_t sizes[][2] = {{1, 1}, {5, 2}, {127, 7}, {128, 8}, {512, 32}, {33, 32}};
@@ -493,9 +532,10 @@ static void test_group(void **unused)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_publish),     cmocka_unit_test(test_router),
-        cmocka_unit_test(test_router_wild), cmocka_unit_test(test_router_carve),
-        cmocka_unit_test(test_resolve),     cmocka_unit_test(test_group),
+        cmocka_unit_test(test_publish),      cmocka_unit_test(test_router),
+        cmocka_unit_test(test_copy_rows),    cmocka_unit_test(test_router_wild),
+        cmocka_unit_test(test_router_carve), cmocka_unit_test(test_resolve),
+        cmocka_unit_test(test_group),
     };
 
     return kt_main(KT_STEP, tests, COR_COUNT(tests));

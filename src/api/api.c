@@ -1,6 +1,8 @@
 /* The public API over the inner layers: argument checks, defaults, ownership. No work of its own. */
+#include <inttypes.h>
 #include <string.h>
 
+#include "api/subset.h"
 #include "core/alloc.h"
 #include "core/log.h"
 #include "experts/hot.h"
@@ -146,26 +148,61 @@ static struct run_session_params session_params(const struct vkmoe_session_param
     return (struct run_session_params){.n_ctx = p->n_ctx ? p->n_ctx : usual,
                                        .chunk = p->n_chunk,
                                        .k_f16 = p->kv_k == VKMOE_KV_F16,
-                                       .v_f16 = p->kv_v == VKMOE_KV_F16};
+                                       .v_f16 = p->kv_v == VKMOE_KV_F16,
+                                       .watch = p->watch,
+                                       .doc_experts = p->doc_experts,
+                                       .doc_refresh = p->doc_refresh};
 }
 
-/* *hot is freed by the caller, after loading. */
+static enum vkmoe_status check_subset(const vkmoe_subset *s, const struct run_model *m, struct vkmoe_err *err)
+{
+    return xp_subset_check(&s->s, m->mdl, s->name ? s->name : "subset", err);
+}
+
+/* The union of subsets, checked against the model; *mask stays NULL for none. */
+static enum vkmoe_status join_subsets(const struct run_model *m, const struct vkmoe_model_params *p,
+                                      uint32_t **mask, struct vkmoe_err *err)
+{
+    const struct mdl_config *c = &m->mdl->config;
+    size_t n = (size_t)c->n_layers * run_mask_words(c);
+    enum vkmoe_status st = VKMOE_OK;
+
+    if (!p->n_subsets)
+        return VKMOE_OK;
+    *mask = cor_array(n, sizeof(**mask));
+    if (!*mask)
+        return cor_fail(err, VKMOE_ERR_MEMORY, "no memory for the mask of %u layers", c->n_layers);
+    for (uint32_t i = 0; i < p->n_subsets; i++) {
+        TRY(check_subset(p->subsets[i], m, err));
+        for (size_t w = 0; w < n; w++)
+            (*mask)[w] |= p->subsets[i]->s.allowed[w];
+    }
+done:
+    return st;
+}
+
+/* *hot and *mask are freed by the caller, after loading. */
 static enum vkmoe_status model_params(const struct run_model *m, const struct vkmoe_model_params *params,
-                                      struct run_model_params *out, uint32_t **hot, struct vkmoe_err *err)
+                                      struct run_model_params *out, uint32_t **hot, uint32_t **mask,
+                                      struct vkmoe_err *err)
 {
     const struct vkmoe_model_params none = {0};
     const struct vkmoe_model_params *p = params ? params : &none;
     const struct run_session_params sp = session_params(p->session, &m->mdl->config);
     enum vkmoe_status st = VKMOE_OK;
 
-    *out = (struct run_model_params){
-        .pool_budget = p->pool_bytes, .lazy = p->lazy_experts, .check_slots = p->check_slots};
+    *out = (struct run_model_params){.pool_budget = p->pool_bytes,
+                                     .lazy = p->lazy_experts,
+                                     .check_slots = p->check_slots,
+                                     .doc_experts = p->session ? p->session->doc_experts : 0};
     if (p->pool_policy)
         TRY(run_policy_parse(&out->policy, p->pool_policy, err));
     TRY(run_session_bytes(&out->session_bytes, m, &sp, err));
     if (p->warm_start)
         TRY(xp_hot_load(m, p->warm_start, hot, &out->n_hot, err));
     out->hot = *hot;
+    TRY(join_subsets(m, p, mask, err));
+    out->allowed = *mask;
 done:
     return st;
 }
@@ -175,7 +212,7 @@ enum vkmoe_status vkmoe_model_open(vkmoe_model **out, vkmoe_device *dev, const c
 {
     struct run_progress progress = {0};
     struct run_model_params mp;
-    uint32_t *hot = NULL;
+    uint32_t *hot = NULL, *mask = NULL;
     vkmoe_model *m = cor_zalloc(sizeof(*m));
     const struct mdl_config *c;
     enum vkmoe_status st = VKMOE_OK;
@@ -189,7 +226,7 @@ enum vkmoe_status vkmoe_model_open(vkmoe_model **out, vkmoe_device *dev, const c
     }
     TRY(run_model_plan(&m->run, dev->gpu, path, err));
     c = &m->run->mdl->config;
-    TRY(model_params(m->run, params, &mp, &hot, err));
+    TRY(model_params(m->run, params, &mp, &hot, &mask, err));
     TRY(run_model_load(m->run, &mp, &progress, err));
     m->info = (struct vkmoe_model_info){
         .vocab_size = c->vocab_size,
@@ -210,6 +247,7 @@ enum vkmoe_status vkmoe_model_open(vkmoe_model **out, vkmoe_device *dev, const c
     m = NULL;
 done:
     cor_free(hot);
+    cor_free(mask);
     vkmoe_model_close(m);
     return st;
 }
@@ -364,6 +402,12 @@ enum vkmoe_status vkmoe_session_feed_all(vkmoe_session *ses, const int32_t *toke
     return run_session_feed(ses->run, tokens, n, fn, user, err);
 }
 
+enum vkmoe_status vkmoe_session_feed_to(vkmoe_session *ses, const int32_t *tokens, size_t n, uint32_t last,
+                                        struct vkmoe_err *err)
+{
+    return run_session_feed_to(ses->run, tokens, n, last, err);
+}
+
 const float *vkmoe_session_logits(const vkmoe_session *ses)
 {
     return run_session_logits(ses->run);
@@ -372,6 +416,54 @@ const float *vkmoe_session_logits(const vkmoe_session *ses)
 void vkmoe_session_on_route(vkmoe_session *ses, vkmoe_route_fn fn, void *user)
 {
     run_session_on_route(ses->run, fn, user);
+}
+
+void vkmoe_session_on_watch(vkmoe_session *ses, vkmoe_watch_fn fn, void *user)
+{
+    run_session_on_watch(ses->run, fn, user);
+}
+
+/* Every expert of the subset must be one that the model was opened with. */
+static enum vkmoe_status check_inside(const struct run_model *m, const struct xp_subset *s,
+                                      struct vkmoe_err *err)
+{
+    for (uint32_t l = 0; l < s->n_layers; l++)
+        for (uint32_t e = 0; e < s->n_routed; e++)
+            if (xp_subset_has(s, l, e) && !run_mask_has(m->allowed, &m->mdl->config, l, e))
+                return cor_fail(err, VKMOE_ERR_ARGUMENT,
+                                "layer %" PRIu32 ", expert %" PRIu32 ": the model was opened without it", l,
+                                e);
+    return VKMOE_OK;
+}
+
+enum vkmoe_status vkmoe_session_use_subset(vkmoe_session *ses, const vkmoe_subset *subset,
+                                           struct vkmoe_err *err)
+{
+    const struct run_model *m = ses->model->run;
+    enum vkmoe_status st = VKMOE_OK;
+
+    if (run_session_has_doc(ses->run))
+        return cor_fail(err, VKMOE_ERR_ARGUMENT, "a session with a document pool chooses its experts itself");
+    if (!subset)
+        return run_session_set_mask(ses->run, m->allowed, err);
+    TRY(check_subset(subset, m, err));
+    TRY(check_inside(m, &subset->s, err));
+    TRY(run_session_set_mask(ses->run, subset->s.allowed, err));
+done:
+    return st;
+}
+
+void vkmoe_session_get_outside(const vkmoe_session *ses, struct vkmoe_outside *out)
+{
+    *out = *run_session_outside(ses->run);
+}
+
+bool vkmoe_session_may_choose(const vkmoe_session *ses, uint32_t layer, uint32_t expert)
+{
+    const struct mdl_config *c = &ses->model->run->mdl->config;
+
+    return layer < c->n_layers && expert < c->n_experts &&
+           run_mask_has(run_session_state(ses->run)->allowed, c, layer, expert);
 }
 
 uint32_t vkmoe_session_position(const vkmoe_session *ses)

@@ -13,6 +13,9 @@ enum vkmoe_status vkmoe_subset_open(vkmoe_subset **out, const char *path, struct
     if (!s)
         return cor_fail(err, VKMOE_ERR_MEMORY, "%s: no memory for a subset", path);
     TRY(xp_subset_read(&s->s, path, err));
+    s->name = cor_strdup(path);
+    if (!s->name)
+        FAIL(VKMOE_ERR_MEMORY, "%s: no memory for a subset", path);
     *out = s;
     s = NULL;
 done:
@@ -48,6 +51,7 @@ void vkmoe_subset_close(vkmoe_subset *subset)
     if (!subset)
         return;
     xp_subset_free(&subset->s);
+    cor_free(subset->name);
     cor_free(subset);
 }
 

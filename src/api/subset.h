@@ -6,6 +6,7 @@
 
 struct vkmoe_subset {
     struct xp_subset s;
+    char *name; /* of its file, for messages; NULL: made by the program */
 };
 
 #endif

@@ -457,6 +457,11 @@ enum vkmoe_status run_session_set_mask(struct run_session *s, const uint32_t *al
     return run_state_set_mask(&s->state, allowed, err);
 }
 
+bool run_session_has_doc(const struct run_session *s)
+{
+    return s->watch.doc > 0;
+}
+
 void run_session_on_watch(struct run_session *s, vkmoe_watch_fn fn, void *user)
 {
     s->watch.fn = fn;

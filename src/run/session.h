@@ -42,6 +42,7 @@ const struct run_state *run_session_state(const struct run_session *s);
  * model. Not with a document pool. */
 enum vkmoe_status run_session_set_mask(struct run_session *s, const uint32_t *allowed, struct vkmoe_err *err);
 
+bool run_session_has_doc(const struct run_session *s);
 void run_session_on_watch(struct run_session *s, vkmoe_watch_fn fn, void *user); /* NULL: no calls */
 const struct vkmoe_outside *run_session_outside(const struct run_session *s);
 /* fn NULL: no calls. */

@@ -38,6 +38,8 @@
 #define KT_PROGRAM_expert_down_tile_arr    KT_MOE
 #define KT_PROGRAM_swiglu                  KT_DENSE
 #define KT_PROGRAM_combine                 KT_MOE
+#define KT_PROGRAM_copy_rows               KT_STEP
+#define KT_PROGRAM_expert_sums             KT_MOE
 #define KT_PROGRAM_argmax                  KT_DENSE
 #define KT_PROGRAM_slot_tags               KT_MOE
 #define KT_PROGRAM_slot_tags_arr           KT_MOE

@@ -166,6 +166,8 @@ static void add_rest(struct list *l, const struct shape *s)
     const struct spec_resolve resolve = {32, s->n_experts, s->k_used}, group = {128, s->n_experts, s->k_used};
     const struct spec_swiglu swiglu = {128, s->ff};
     const struct spec_combine combine = {128, s->dim, s->k_used, 1};
+    const struct spec_expert_sums sums = {128, s->dim, s->k_used, 1};
+    const struct spec_copy_rows rows = {128, s->dim, 0, 1};
     const struct spec_argmax argmax = {128, s->vocab};
     struct spec_tags tags = {32, 3 * s->ff * s->dim, 64, 1};
 
@@ -177,6 +179,8 @@ static void add_rest(struct list *l, const struct shape *s)
     ADD(l, group, "", "", group);
     ADD(l, swiglu, "", "", swiglu);
     ADD(l, combine, "", "", combine);
+    ADD(l, expert_sums, "", "", sums);
+    ADD(l, copy_rows, "", "", rows);
     ADD(l, argmax, "", "", argmax);
     ADD(l, slot_tags, "", "", tags);
     tags.n_segs = s->n_segs;
