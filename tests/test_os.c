@@ -157,6 +157,41 @@ static void two_outputs_of_one_name(void **state)
     assert_int_equal(count_entries(dir), 1);
 }
 
+/* Two files that appear together: both flushed, then renamed. */
+static void flushed_before_it_appears(void **state)
+{
+    const char *dir = test_tmp(), *path = in_dir(dir, "out");
+    struct cor_out *o;
+
+    (void)state;
+    for (int commits = 0; commits < 2; commits++) {
+        test_ok(cor_out_create(&o, path, &err), &err);
+        test_ok(cor_out_write(o, "x", 1, &err), &err);
+        cor_os_fail_from(1);
+        assert_int_equal(cor_out_flush(o, &err), VKMOE_ERR_IO);
+        cor_os_fail_from(0);
+        test_ok(cor_out_flush(o, &err), &err);
+        assert_false(cor_path_exists(path));
+        cor_os_fail_from(1); /* nothing is left to fail */
+        if (commits)
+            test_ok(cor_out_commit(o, &err), &err);
+        else
+            cor_out_discard(o);
+        cor_os_fail_from(0);
+        assert_int_equal(count_entries(dir), commits);
+    }
+    assert_content(path, "x");
+    assert_true(cor_path_same(path, path));
+    assert_false(cor_path_same(path, in_dir(dir, "other")));
+    test_write(in_dir(dir, "other"), "x", 1);
+    assert_false(cor_path_same(path, in_dir(dir, "other")));
+    assert_true(cor_path_same(in_dir(dir, "other"), in_dir(dir, "./other")));
+    assert_false(cor_path_in_place(path));
+    cor_path_remove(path);
+    cor_path_remove(path);
+    assert_int_equal(count_entries(dir), 1);
+}
+
 static void devices(void **state)
 {
     struct cor_out *o;
@@ -173,6 +208,7 @@ static void devices(void **state)
     test_ok(cor_out_write(o, "x", 1, &err), &err);
     test_ok(cor_out_commit(o, &err), &err);
     assert_true(cor_path_exists("/dev/null"));
+    assert_true(cor_path_in_place("/dev/null"));
 }
 
 static void directories(void **state)
@@ -351,6 +387,7 @@ int main(void)
         cmocka_unit_test(wrong_things_are_refused),
         cmocka_unit_test(output_appears_whole_or_not_at_all),
         cmocka_unit_test(two_outputs_of_one_name),
+        cmocka_unit_test(flushed_before_it_appears),
         cmocka_unit_test(devices),
         cmocka_unit_test(directories),
         cmocka_unit_test(every_failure_leaves_nothing),

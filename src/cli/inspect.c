@@ -6,7 +6,7 @@
 
 #include "cli/cli.h"
 #include "core/alloc.h"
-#include "model/model.h"
+#include "experts/ids.h"
 
 enum part { EMBEDDING, HEAD, ATTENTION, NORMS, ROUTERS, SHARED, ROUTED, OTHER, N_PARTS };
 
@@ -38,6 +38,9 @@ struct report {
     uint64_t n_routed; /* of all layers */
     bool unequal;      /* layers differ in their number of experts */
     bool tensors;
+    struct xp_ids ids;    /* with experts */
+    uint8_t *digests;     /* COR_SHA256_BYTES of each expert, by ids' index; NULL: not asked for */
+    uint8_t *row_digests; /* of their rows in the routers */
 };
 
 /* ---- sizes ---- */
@@ -136,6 +139,81 @@ static void measure(struct report *r)
         r->active.bytes -= r->parts[EMBEDDING].bytes;
     }
     add_share(&r->active, &r->expert, n_active, 1);
+}
+
+/* ---- experts ---- */
+
+static enum vkmoe_status digest_layer(struct report *r, uint32_t layer, void *buf, struct cli_progress *bar,
+                                      struct vkmoe_err *err)
+{
+    const struct mdl_tensor *rows = xp_part(r->m, layer, XP_ROUTER);
+    uint64_t n = xp_part_bytes(r->m, layer, XP_ROUTER);
+    enum vkmoe_status st = VKMOE_OK;
+    struct cor_sha256 h;
+
+    for (uint32_t e = 0; e < mdl_expert_count(r->m, layer); e++) {
+        size_t at = (size_t)r->ids.first[layer] + e;
+
+        TRY(xp_expert_digest(r->m, layer, e, buf, r->digests + at * COR_SHA256_BYTES, err));
+        TRY(mdl_gguf_read(r->m->gguf, rows, n * e, buf, (size_t)n, err));
+        cor_sha256_begin(&h);
+        cor_sha256_add(&h, buf, (size_t)n);
+        cor_sha256_end(&h, r->row_digests + at * COR_SHA256_BYTES);
+        cli_progress_step(bar, at + 1, r->ids.first[r->ids.n_layers]);
+    }
+done:
+    return st;
+}
+
+static enum vkmoe_status digest_experts(struct report *r, struct vkmoe_err *err)
+{
+    struct cli_progress bar = {.what = "reading", .unit = "experts"};
+    enum vkmoe_status st = VKMOE_OK;
+    void *buf = NULL;
+    uint32_t n;
+
+    TRY(xp_ids_read(&r->ids, r->m, err));
+    n = r->ids.first[r->ids.n_layers];
+    r->digests = cor_array(n, COR_SHA256_BYTES);
+    r->row_digests = cor_array(n, COR_SHA256_BYTES);
+    buf = cor_alloc((size_t)xp_largest_part(r->m));
+    if (!r->digests || !r->row_digests || !buf)
+        FAIL(VKMOE_ERR_MEMORY, "%s: no memory for the digests of %" PRIu32 " experts", r->path, n);
+    for (uint32_t l = 0; l < r->ids.n_layers; l++)
+        TRY(digest_layer(r, l, buf, &bar, err));
+done:
+    cli_progress_end(&bar);
+    cor_free(buf);
+    return st;
+}
+
+static void print_experts(const struct report *r)
+{
+    char hex[COR_SHA256_HEX];
+
+    printf("\n%6s %6s %8s %14s  SHA-256 of gate, up and down\n", "layer", "expert", "original", "bytes");
+    for (uint32_t l = 0; l < r->ids.n_layers; l++)
+        for (uint32_t e = 0; e < mdl_expert_count(r->m, l); e++)
+            printf("%6u %6u %8u %14" PRIu64 "  %s\n", l, e, xp_ids_original(&r->ids, l, e),
+                   xp_expert_bytes(r->m, l),
+                   cor_sha256_hex(hex, r->digests + (r->ids.first[l] + (size_t)e) * COR_SHA256_BYTES));
+}
+
+static void json_experts(const struct report *r)
+{
+    char hex[COR_SHA256_HEX], row[COR_SHA256_HEX];
+
+    printf(",\"experts\":[");
+    for (uint32_t l = 0; l < r->ids.n_layers; l++)
+        for (uint32_t e = 0; e < mdl_expert_count(r->m, l); e++) {
+            size_t at = (r->ids.first[l] + (size_t)e) * COR_SHA256_BYTES;
+
+            printf("%s{\"layer\":%u,\"expert\":%u,\"original\":%u,\"bytes\":%" PRIu64
+                   ",\"sha256\":\"%s\",\"router_sha256\":\"%s\"}",
+                   l || e ? "," : "", l, e, xp_ids_original(&r->ids, l, e), xp_expert_bytes(r->m, l),
+                   cor_sha256_hex(hex, r->digests + at), cor_sha256_hex(row, r->row_digests + at));
+        }
+    putchar(']');
 }
 
 /* ---- text ---- */
@@ -251,6 +329,8 @@ static void print_text(const struct report *r)
                text);
         printf("%s\n", mdl_show(text, t->name, strlen(t->name)));
     }
+    if (r->digests)
+        print_experts(r);
 }
 
 /* ---- JSON ---- */
@@ -399,21 +479,25 @@ static void print_json(const struct report *r)
     json_provenance(r->g);
     if (r->tensors)
         json_tensors(r->g);
+    if (r->digests)
+        json_experts(r);
     printf("}\n");
 }
 
 static int run(const struct cli_cmd *cmd, int argc, char **argv)
 {
     const char *model = NULL;
-    bool json = false, tensors = false;
+    bool json = false, tensors = false, experts = false;
     const struct cli_opt opts[] = {
         {"-m|--model", CLI_STR, &model, "FILE", "the same as FILE; without either: the bundled model", 0, 0},
         {"--tensors", CLI_FLAG, &tensors, NULL, "list every tensor", 0, 0},
+        {"--experts", CLI_FLAG, &experts, NULL,
+         "list every routed expert: its id, that of the original model, bytes and SHA-256", 0, 0},
         {"--json", CLI_FLAG, &json, NULL, "one JSON object on stdout", 0, 0},
         {NULL, CLI_FLAG, NULL, NULL, NULL, 0, 0},
     };
     enum vkmoe_status st = VKMOE_OK;
-    struct vkmoe_err err;
+    struct vkmoe_err line, *err = &line;
     struct mdl_gguf *g = NULL;
     struct mdl_model *m = NULL;
     struct report r;
@@ -425,11 +509,11 @@ static int run(const struct cli_cmd *cmd, int argc, char **argv)
     if (n_pos > 1 || (n_pos && model))
         return cli_usage(cmd, "one file at a time");
     memset(&r, 0, sizeof(r));
-    TRY(cli_model_path(n_pos ? argv[0] : model, path, &err));
-    st = mdl_open(&m, path, &err);
+    TRY(cli_model_path(n_pos ? argv[0] : model, path, err));
+    st = mdl_open(&m, path, err);
     if (st == VKMOE_ERR_UNSUPPORTED) { /* another architecture: what every GGUF file has can still be shown */
-        memcpy(r.why_not, err.message, sizeof(r.why_not));
-        TRY(mdl_gguf_open(&g, path, &err));
+        memcpy(r.why_not, err->message, sizeof(r.why_not));
+        TRY(mdl_gguf_open(&g, path, err));
     } else if (st != VKMOE_OK) {
         goto done;
     }
@@ -438,20 +522,27 @@ static int run(const struct cli_cmd *cmd, int argc, char **argv)
     r.path = path;
     r.tensors = tensors;
     measure(&r);
+    if (experts && !m)
+        FAIL(VKMOE_ERR_UNSUPPORTED, "%s: no experts to list: %s", path, r.why_not);
+    if (experts)
+        TRY(digest_experts(&r, err));
     if (json)
         print_json(&r);
     else
         print_text(&r);
 done:
+    xp_ids_free(&r.ids);
+    cor_free(r.digests);
+    cor_free(r.row_digests);
     mdl_close(m);
     mdl_gguf_close(g);
-    return st == VKMOE_OK ? CLI_GOOD : cli_error(&err);
+    return st == VKMOE_OK ? CLI_GOOD : cli_error(err);
 }
 
 const struct cli_cmd cli_inspect = {
     "inspect",
     "show what a GGUF file holds: sizes by part, formats, tokenizer",
-    "[FILE] [--json] [--tensors]",
+    "[FILE] [--json] [--tensors] [--experts]",
     "  vkmoe inspect emo-nano-q8_0.gguf\n  vkmoe inspect --json --tensors emo-nano-q8_0.gguf\n",
     run,
 };

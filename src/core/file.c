@@ -50,6 +50,29 @@ bool cor_path_exists(const char *path)
     return st.kind != SYS_ABSENT;
 }
 
+bool cor_path_same(const char *a, const char *b)
+{
+    return sys_same(a, b);
+}
+
+static bool in_place(const char *path, const struct sys_stat *s)
+{
+    return s->kind == SYS_OTHER || (s->kind == SYS_REGULAR && sys_is_descriptor(path));
+}
+
+bool cor_path_in_place(const char *path)
+{
+    struct sys_stat st;
+
+    sys_stat_path(path, &st);
+    return in_place(path, &st);
+}
+
+void cor_path_remove(const char *path)
+{
+    sys_remove(path);
+}
+
 struct cor_file {
     sys_handle h;
     bool open;
@@ -273,7 +296,7 @@ enum vkmoe_status cor_out_create(struct cor_out **out, const char *path, struct 
         FAIL(VKMOE_ERR_IO, "%s: cannot write: is a directory", path);
     if (s.kind != SYS_ABSENT && !sys_writable(path))
         FAIL(VKMOE_ERR_IO, "%s: cannot write: %s", path, sys_error(text, sizeof(text)));
-    if (s.kind == SYS_OTHER || (s.kind == SYS_REGULAR && sys_is_descriptor(path))) {
+    if (in_place(path, &s)) {
         if (!sys_open_write(&o->h, path))
             FAIL(VKMOE_ERR_IO, "%s: cannot write: %s", path, sys_error(text, sizeof(text)));
         o->open = true;
@@ -338,18 +361,29 @@ uint64_t cor_out_size(const struct cor_out *o)
     return o->size;
 }
 
-enum vkmoe_status cor_out_commit(struct cor_out *o, struct vkmoe_err *err)
+enum vkmoe_status cor_out_flush(struct cor_out *o, struct vkmoe_err *err)
 {
-    enum vkmoe_status st = VKMOE_OK;
     char text[256];
 
+    if (!o->real || !o->open)
+        return VKMOE_OK;
+    if (refuse())
+        return cor_fail(err, VKMOE_ERR_IO, "%s: flushing to disk: simulated failure", o->path);
+    if (!sys_sync(o->h))
+        return cor_fail(err, VKMOE_ERR_IO, "%s: flushing to disk: %s", o->path,
+                        sys_error(text, sizeof(text)));
+    sys_close(o->h);
+    o->open = false;
+    return VKMOE_OK;
+}
+
+enum vkmoe_status cor_out_commit(struct cor_out *o, struct vkmoe_err *err)
+{
+    enum vkmoe_status st;
+    char text[256];
+
+    TRY(cor_out_flush(o, err));
     if (o->real) {
-        if (refuse())
-            FAIL(VKMOE_ERR_IO, "%s: flushing to disk: simulated failure", o->path);
-        if (!sys_sync(o->h))
-            FAIL(VKMOE_ERR_IO, "%s: flushing to disk: %s", o->path, sys_error(text, sizeof(text)));
-        sys_close(o->h);
-        o->open = false;
         if (!sys_rename(o->temp, o->real))
             FAIL(VKMOE_ERR_IO, "%s: renaming the finished file: %s", o->path, sys_error(text, sizeof(text)));
     }

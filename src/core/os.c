@@ -199,6 +199,31 @@ void sys_remove(const char *path)
     cor_free(w);
 }
 
+static bool identify(const char *path, BY_HANDLE_FILE_INFORMATION *info)
+{
+    wchar_t *w = wide(path);
+    HANDLE f = INVALID_HANDLE_VALUE;
+    bool known = false;
+
+    if (w)
+        f = CreateFileW(w, 0, FILE_SHARE_READ | FILE_SHARE_WRITE | FILE_SHARE_DELETE, NULL, OPEN_EXISTING,
+                        FILE_FLAG_BACKUP_SEMANTICS, NULL);
+    if (f != INVALID_HANDLE_VALUE) {
+        known = GetFileInformationByHandle(f, info);
+        CloseHandle(f);
+    }
+    cor_free(w);
+    return known;
+}
+
+bool sys_same(const char *a, const char *b)
+{
+    BY_HANDLE_FILE_INFORMATION x, y;
+
+    return identify(a, &x) && identify(b, &y) && x.dwVolumeSerialNumber == y.dwVolumeSerialNumber &&
+           x.nFileIndexHigh == y.nFileIndexHigh && x.nFileIndexLow == y.nFileIndexLow;
+}
+
 bool sys_writable(const char *path)
 {
     wchar_t *w = wide(path);
@@ -585,6 +610,13 @@ bool sys_rename(const char *from, const char *to)
 void sys_remove(const char *path)
 {
     unlink(path);
+}
+
+bool sys_same(const char *a, const char *b)
+{
+    struct stat x, y;
+
+    return !stat(a, &x) && !stat(b, &y) && x.st_dev == y.st_dev && x.st_ino == y.st_ino;
 }
 
 bool sys_writable(const char *path)

@@ -21,6 +21,8 @@ const char *sys_error(char *text, size_t n);
 
 void sys_stat_path(const char *path, struct sys_stat *st); /* SYS_ABSENT when it cannot be seen */
 bool sys_stat_handle(sys_handle h, struct sys_stat *st);
+/* True when both name the same file (links followed), which is there. */
+bool sys_same(const char *a, const char *b);
 bool sys_writable(const char *path);
 /* Where a write to path really goes (symbolic links are kept), cor_free'd by the caller; NULL: path itself.
  */

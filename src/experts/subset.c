@@ -105,9 +105,14 @@ enum vkmoe_status xp_subset_check(const struct xp_subset *s, const struct mdl_mo
         return cor_fail(err, VKMOE_ERR_ARGUMENT, "%s: a subset of another model: of '%s', this one is '%s'",
                         name, s->model, own);
     for (uint32_t l = 0; l < s->n_layers; l++) {
-        uint32_t n = xp_subset_count(s, l);
+        uint32_t n = xp_subset_count(s, l), there = mdl_expert_count(m, l);
 
-        if (n < c->n_experts_used)
+        for (uint32_t e = there; e < s->n_routed; e++)
+            if (xp_subset_has(s, l, e))
+                return cor_fail(err, VKMOE_ERR_ARGUMENT,
+                                "%s: layer %" PRIu32 " has no expert %" PRIu32 ", only %" PRIu32, name, l, e,
+                                there);
+        if (n < c->n_experts_used && n < there)
             return cor_fail(err, VKMOE_ERR_ARGUMENT,
                             "%s: layer %" PRIu32 " keeps %" PRIu32 " routed experts, a token uses %" PRIu32,
                             name, l, n, c->n_experts_used);
@@ -214,16 +219,17 @@ static enum vkmoe_status get_name(const cJSON *o, const char *key, char dst[MDL_
     return VKMOE_OK;
 }
 
-static enum vkmoe_status get_calibration(struct head *h, const cJSON *o, struct vkmoe_err *err)
+static enum vkmoe_status get_calibration(struct head *h, const cJSON *o, const char *key,
+                                         struct vkmoe_err *err)
 {
-    const cJSON *v = mdl_json_get(o, "calibration");
+    const cJSON *v = mdl_json_get(o, key);
 
     h->calibration = "";
     if (!v)
         return VKMOE_OK;
     if (!cJSON_IsString(v) || strlen(v->valuestring) != 64 ||
         strspn(v->valuestring, "0123456789abcdef") != 64)
-        return cor_fail(err, VKMOE_ERR_FORMAT, "%s: `calibration` is not 64 hexadecimal digits", h->path);
+        return cor_fail(err, VKMOE_ERR_FORMAT, "%s: `%s` is not 64 hexadecimal digits", h->path, key);
     h->calibration = v->valuestring;
     return VKMOE_OK;
 }
@@ -249,7 +255,7 @@ static enum vkmoe_status subset_head(struct head *h, const cJSON *o, struct vkmo
         FAIL(VKMOE_ERR_FORMAT, "%s: `keep` is neither a number nor null", h->path);
     TRY(get_name(o, "model", h->model, h->path, err));
     TRY(get_name(o, "method", h->method, h->path, err));
-    TRY(get_calibration(h, o, err));
+    TRY(get_calibration(h, o, "calibration", err));
 done:
     return st;
 }
@@ -274,7 +280,7 @@ static enum vkmoe_status metadata_head(struct head *h, const cJSON *o, struct vk
     uint64_t last;
     int n;
 
-    h->calibration = "";
+    TRY(get_calibration(h, o, "calibration_sha256", err)); /* a key of ours */
     if (!mdl_json_u64(mdl_json_get(o, "num_shared_experts"), XP_SUBSET_EXPERTS, &h->n_shared))
         FAIL(VKMOE_ERR_FORMAT, "%s: `num_shared_experts` is not a number up to %u", h->path,
              XP_SUBSET_EXPERTS);

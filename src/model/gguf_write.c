@@ -253,16 +253,31 @@ done:
     return st;
 }
 
-enum vkmoe_status mdl_gguf_commit(struct mdl_gguf_writer *w, struct vkmoe_err *err)
+uint64_t mdl_gguf_written(const struct mdl_gguf_writer *w)
+{
+    return cor_out_size(w->out);
+}
+
+enum vkmoe_status mdl_gguf_finish(struct mdl_gguf_writer *w, struct vkmoe_err *err)
 {
     enum vkmoe_status st = VKMOE_OK;
-    struct cor_out *out;
 
     if (!w->header_written)
         TRY(write_header(w, err));
     if (w->current != w->n_tensors)
         FAIL(VKMOE_ERR_ARGUMENT, "%s: tensor number %" PRIu64 " of %" PRIu64 " is not complete", w->path,
              w->current, w->n_tensors);
+    TRY(cor_out_flush(w->out, err));
+done:
+    return st;
+}
+
+enum vkmoe_status mdl_gguf_commit(struct mdl_gguf_writer *w, struct vkmoe_err *err)
+{
+    enum vkmoe_status st;
+    struct cor_out *out;
+
+    TRY(mdl_gguf_finish(w, err));
     out = w->out;
     w->out = NULL; /* commit frees it in either case */
     st = cor_out_commit(out, err);
