@@ -4,8 +4,8 @@
 BUILD_PACKAGES=(gcc libc6-dev cmake ninja-build pkgconf glslang-tools spirv-tools libvulkan-dev
                 libvulkan-volk-dev libcjson-dev libpcre2-dev nettle-dev)
 RUN_PACKAGES=(libvulkan1 mesa-vulkan-drivers)
-# chromium-common brings SwiftShader, the second software driver.
-TEST_PACKAGES=(git clang g++ python3 binutils libcmocka-dev vulkan-validationlayers chromium-common)
+# chromium opens the report page; its chromium-common brings SwiftShader, the second software driver.
+TEST_PACKAGES=(git clang g++ python3 binutils libcmocka-dev vulkan-validationlayers chromium)
 
 say() { printf '%s\n' "$*" >&2; }
 

@@ -31,6 +31,10 @@ struct cli_engine {
 /* clang-format off */
 #define CLI_ENGINE_OPTS(e)                                                                                   \
     {"-m|--model", CLI_STR, &(e).model, "FILE", "GGUF file (default: the bundled model)", 0, 0},             \
+    CLI_DEVICE_OPTS(e)
+
+/* The same but for the model. */
+#define CLI_DEVICE_OPTS(e)                                                                                   \
     {"-dev|--device", CLI_STR, &(e).device, "NAME",                                                          \
      "index or part of a name (default: the best one)", 0, 0},                                               \
     {"-c|--ctx-size", CLI_INT, &(e).n_ctx, "N",                                                              \

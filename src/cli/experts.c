@@ -7,6 +7,7 @@ static const struct cli_cmd *const kinds[] = {
     &cli_experts_carve,
     &cli_experts_merge_back,
     &cli_experts_diff,
+    &cli_experts_report,
     NULL, /* one row per subcommand */
 };
 

@@ -1,0 +1,30 @@
+/* A page that carries its data: JSON that cannot leave its script element, and the template it goes into.
+ * Owns escaping and the content security policy; what the data are is the command's. */
+#ifndef CLI_PAGE_H
+#define CLI_PAGE_H
+
+#include "core/status.h"
+
+/* Text that grows; zeroed at first. Without memory it becomes `failed` and takes nothing more. */
+struct cli_page {
+    char *p; /* n bytes and a NUL; NULL: empty */
+    size_t n, cap;
+    bool failed;
+};
+
+void cli_page_free(struct cli_page *t);
+void cli_page_put(struct cli_page *t, const char *bytes, size_t n);
+void cli_page_format(struct cli_page *t, const char *fmt, ...) COR_PRINTF(2, 3);
+/* A JSON string with its quotes. Any bytes: what is no UTF-8 becomes U+FFFD; < > &, control characters, line
+ * separators and characters that change the direction of text are written as \uXXXX. */
+void cli_page_string(struct cli_page *t, const char *s, size_t n);
+/* The first place at or behind `end` where no character goes on, walking from `at`, where one begins. */
+size_t cli_page_characters(const char *s, size_t n, size_t at, size_t end);
+void cli_page_base64(struct cli_page *t, const void *data, size_t n);
+
+/* Writes the report, whole or not at all: the template with style, script, their hashes for the policy, and
+ * data, which must be JSON made by the functions above. Errors: VKMOE_ERR_MEMORY (also when data failed),
+ * VKMOE_ERR_IO. */
+enum vkmoe_status cli_page_write(const char *path, const struct cli_page *data, struct vkmoe_err *err);
+
+#endif
