@@ -6,6 +6,7 @@
 #include <string.h>
 
 #include "core/alloc.h"
+#include "core/digest.h"
 #include "core/os.h"
 #include "model/json.h"
 
@@ -227,8 +228,7 @@ static enum vkmoe_status get_calibration(struct head *h, const cJSON *o, const c
     h->calibration = "";
     if (!v)
         return VKMOE_OK;
-    if (!cJSON_IsString(v) || strlen(v->valuestring) != 64 ||
-        strspn(v->valuestring, "0123456789abcdef") != 64)
+    if (!cJSON_IsString(v) || !cor_sha256_is_hex(v->valuestring))
         return cor_fail(err, VKMOE_ERR_FORMAT, "%s: `%s` is not 64 hexadecimal digits", h->path, key);
     h->calibration = v->valuestring;
     return VKMOE_OK;
@@ -509,7 +509,7 @@ static enum vkmoe_status read_carved(struct xp_subset *s, const char *path, stru
     if (mdl_gguf_str(g, "vkmoe.subset.calibration", &text, NULL) == VKMOE_OK)
         mdl_show(calibration, text.p, text.n);
     TRY(xp_subset_init(s, model, c.n_layers, c.n_source, c.n_shared, method, err));
-    if (strlen(calibration) == 64 && strspn(calibration, "0123456789abcdef") == 64) {
+    if (cor_sha256_is_hex(calibration)) {
         cor_free(s->calibration);
         s->calibration = cor_strdup(calibration);
         if (!s->calibration)

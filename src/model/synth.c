@@ -7,6 +7,7 @@
 
 #include "core/alloc.h"
 #include "core/bits.h"
+#include "core/rand.h"
 #include "model/gguf_keys.h"
 #include "model/tokenizer_impl.h" /* the byte alphabet */
 
@@ -150,17 +151,6 @@ struct synth {
     uint64_t done, total;
 };
 
-/* The next number of a counter-based generator: an odd step and a mixer of shifts and odd factors, each a
- * bijection, so that all 2^64 states give different numbers. */
-static uint64_t next(uint64_t *state)
-{
-    uint64_t x = *state += 0x9e3779b97f4a7c15u;
-
-    x = (x ^ x >> 30) * 0xbf58476d1ce4e5b9u;
-    x = (x ^ x >> 27) * 0x94d049bb133111ebu;
-    return x ^ x >> 31;
-}
-
 static void put_bytes(uint8_t *p, uint64_t v, unsigned n)
 {
     for (unsigned i = 0; i < n; i++)
@@ -180,9 +170,9 @@ static void fill_blocks(uint8_t *p, uint64_t n, enum mdl_type type, double rms, 
         scales[i] = (uint16_t)(scales[i] | (i & 1) << 15);
     }
     for (uint64_t b = 0; b < n; b++, p += 2 + quants) {
-        put_bytes(p, scales[next(state) >> 56], 2);
+        put_bytes(p, scales[cor_rand(state) >> 56], 2);
         for (unsigned i = 0; i < quants; i += 8)
-            put_bytes(p + 2 + i, next(state), 8);
+            put_bytes(p + 2 + i, cor_rand(state), 8);
     }
 }
 
@@ -192,7 +182,7 @@ static void fill_floats(float *dst, uint64_t n, double variance, uint64_t *state
     const float step = (float)(sqrt(3 * variance) / 0x1p23);
 
     for (uint64_t i = 0; i < n; i++) {
-        int32_t v = (int32_t)(next(state) >> 40);
+        int32_t v = (int32_t)(cor_rand(state) >> 40);
 
         dst[i] = variance > 0 ? (float)(v - 0x800000) * step : (float)(0xf00000 + v / 8) * 0x1p-24f;
     }
@@ -223,7 +213,7 @@ static enum vkmoe_status write_matrix(struct synth *s, size_t index, struct vkmo
     uint64_t step = BAND_BYTES / row_bytes ? BAND_BYTES / row_bytes : 1;
     uint64_t state = s->p->seed * 0xd1342543de82ef95u + index; /* far from its neighbours after one mixing */
 
-    state = next(&state);
+    state = cor_rand(&state);
     for (uint64_t r = 0; r < rows; r += step) {
         uint64_t n = rows - r < step ? rows - r : step;
 
