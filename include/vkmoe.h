@@ -351,7 +351,8 @@ struct vkmoe_watched {
     uint32_t layer, pos, n_tokens;
     uint32_t n_experts, n_used;
     const float *logits;   /* (n_tokens, n_experts) before any mask */
-    const uint32_t *pairs; /* (n_tokens, n_used) as in vkmoe_route_fn, within the mask */
+    /* (n_tokens, n_used) as in vkmoe_route_fn, within the mask; NULL at the end of vkmoe_session_feed_to */
+    const uint32_t *pairs;
     /* VKMOE_WATCH_EXPERTS, else NULL: (n_tokens, 3 + n_used). With h the normed input of the MoE and m its
      * output, the shared expert's part in it: h.h, h.m, m.m, then y.y of each chosen expert's output before
      * its weight (0: not chosen). */

@@ -129,6 +129,18 @@ static void test_sums(void **state)
         assert_int_equal(s.chosen[2 * 63 + e], chosen[e]);
     }
     xp_stats_free(&s);
+    /* Without choices, those that the router would make. */
+    test_ok(xp_stats_init(&s, model, XP_ROUTER, &err), &err);
+    xp_stats_add(&s, &(struct vkmoe_watched){
+                         .n_tokens = 1, .n_experts = 63, .n_used = N_USED, .logits = d->logits[0][0]});
+    for (int e = 0; e < 63; e++) {
+        int better = 0;
+
+        for (int x = 0; x < 63; x++)
+            better += d->logits[0][0][x] > d->logits[0][0][e];
+        assert_int_equal(s.chosen[e], better < N_USED);
+    }
+    xp_stats_free(&s);
     cor_free(d);
 }
 

@@ -126,7 +126,7 @@ enum vkmoe_status cli_corpus_load(struct cli_corpus *c, const char *file, const 
     else
         TRY(split_text(c, separator, err));
     if (!c->n_docs)
-        FAIL(VKMOE_ERR_FORMAT, "%s: no document to score", file);
+        FAIL(VKMOE_ERR_FORMAT, "%s: no document in it", file);
 done:
     return st;
 }

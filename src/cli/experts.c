@@ -4,6 +4,8 @@
 #include "cli/cli.h"
 
 static const struct cli_cmd *const kinds[] = {
+    &cli_experts_rank,
+    &cli_experts_merge,
     &cli_experts_carve,
     &cli_experts_merge_back,
     &cli_experts_diff,

@@ -129,6 +129,23 @@ static void add_choices(struct xp_stats *s, uint32_t layer, const uint32_t *pair
     }
 }
 
+/* Those that the router would choose, from the probabilities in s->row: ties to the lower id. Takes them out of
+ * the row. */
+static void add_best(struct xp_stats *s, uint32_t layer, uint32_t n_used)
+{
+    uint32_t n = s->n_there[layer];
+
+    for (uint32_t rank = 0; rank < n_used && rank < n; rank++) {
+        uint32_t best = 0;
+
+        for (uint32_t e = 1; e < n; e++)
+            if (s->row[e] > s->row[best])
+                best = e;
+        s->row[best] = -1;
+        s->chosen[(size_t)layer * s->n_routed + best]++;
+    }
+}
+
 void xp_stats_add(void *user, const struct vkmoe_watched *w)
 {
     struct xp_stats *s = user;
@@ -140,8 +157,11 @@ void xp_stats_add(void *user, const struct vkmoe_watched *w)
         cor_fail(&s->failed, VKMOE_ERR_ARGUMENT, "easy-ep needs a session that watches experts");
     for (uint32_t t = 0; t < w->n_tokens; t++) {
         add_probabilities(s, w->layer, w->logits + (size_t)t * w->n_experts);
-        add_choices(s, w->layer, w->pairs + (size_t)t * w->n_used * 2, w->n_used,
-                    w->sums ? w->sums + (size_t)t * (3 + w->n_used) : NULL);
+        if (w->pairs)
+            add_choices(s, w->layer, w->pairs + (size_t)t * w->n_used * 2, w->n_used,
+                        w->sums ? w->sums + (size_t)t * (3 + w->n_used) : NULL);
+        else
+            add_best(s, w->layer, w->n_used);
     }
     s->seen[w->layer] += w->n_tokens;
 }
