@@ -1,5 +1,5 @@
-/* Copies one row of DIM words per token: dst[DST_ROW0 + t'] = src[t''], where t' and t'' are the token's row in
- * the chunk, plus the chunk's position with TO_POS and FROM_POS. Bits, not numbers.
+/* Copies one row of DIM words per token: dst[dst_row0 + t'] = src[t''], where t' and t'' are the token's row
+ * in the chunk, plus the chunk's position with TO_POS and FROM_POS. Bits, not numbers.
  * Grid: (ceil(DIM / WG), n_tokens). Test: test_kernels_step. */
 #version 450
 #extension GL_GOOGLE_include_directive : require

@@ -27,10 +27,15 @@ int cli_engine_open_device(struct cli_engine *e, const struct cli_cmd *cmd)
     enum vkmoe_status st;
 
     e->params.n_ctx = (uint32_t)e->n_ctx;
+    e->params.doc_refresh = (uint32_t)e->doc_refresh;
     if (!parse_kv(e->kv_k, &e->params.kv_k))
         return cli_usage(cmd, "-ctk takes f16 or f32, not '%s'", e->kv_k);
     if (!parse_kv(e->kv_v, &e->params.kv_v))
         return cli_usage(cmd, "-ctv takes f16 or f32, not '%s'", e->kv_v);
+    TRY(cli_choice_open(&e->choice, e->experts, &err));
+    e->params.doc_experts = e->choice.doc;
+    if (e->doc_refresh && !e->choice.doc)
+        return cli_usage(cmd, "--doc-refresh belongs to --experts doc:N");
     cor_cache_dir(cache, sizeof(cache));
     params.cache_dir = cache[0] ? cache : NULL;
     TRY(cli_model_path(e->model, e->path, &err));
@@ -48,6 +53,8 @@ enum vkmoe_status cli_engine_load(struct cli_engine *e, uint64_t pool_bytes, str
                                           .pool_policy = e->policy,
                                           .warm_start = e->warm_start,
                                           .session = &e->params,
+                                          .subsets = (const vkmoe_subset *const *)e->choice.subsets,
+                                          .n_subsets = e->choice.n,
                                           .check_slots = e->check_slots,
                                           .progress = cli_progress_step,
                                           .progress_user = &bar};
@@ -55,6 +62,7 @@ enum vkmoe_status cli_engine_load(struct cli_engine *e, uint64_t pool_bytes, str
 
     TRY(vkmoe_model_open(&e->mdl, e->dev, e->path, &mp, err));
     TRY(vkmoe_session_create(&e->ses, e->mdl, &e->params, err));
+    TRY(cli_choice_step(&e->choice, e->ses, 0, err));
 done:
     cli_progress_end(&bar);
     return st;
@@ -109,6 +117,8 @@ int cli_engine_open(struct cli_engine *e, const struct cli_cmd *cmd)
         return cli_usage(cmd, "--route-weights belongs to --route-trace FILE");
     if ((status = cli_engine_open_device(e, cmd)) != CLI_GOOD)
         return status;
+    if (cli_choice_some(&e->choice) && !e->params.watch) /* what lies outside is told */
+        e->params.watch = VKMOE_WATCH_ROUTER;
     TRY(cli_engine_load(e, pool_bytes, &err));
     cli_pool_note(e);
     if (e->trace)
@@ -149,6 +159,7 @@ void cli_engine_unload(struct cli_engine *e)
 void cli_engine_close(struct cli_engine *e)
 {
     cli_engine_unload(e);
+    cli_choice_close(&e->choice);
     vkmoe_device_close(e->dev);
     vkmoe_close(e->ctx);
     e->dev = NULL;
@@ -180,6 +191,17 @@ enum vkmoe_status cli_engine_check_prompt(const struct cli_engine *e, size_t n, 
     return VKMOE_OK;
 }
 
+/* A document pool is picked from the whole prompt, at once. Otherwise pieces, none of one token: by itself it
+ * would take the kernels of decode. */
+static size_t piece_of(const struct cli_engine *e, size_t left)
+{
+    if (e->choice.doc)
+        return left;
+    if (left == PIECE + 1)
+        return PIECE - 1;
+    return left < PIECE ? left : PIECE;
+}
+
 enum vkmoe_status cli_engine_feed(struct cli_engine *e, const int32_t *ids, size_t n, size_t *fed,
                                   struct vkmoe_err *err)
 {
@@ -190,7 +212,7 @@ enum vkmoe_status cli_engine_feed(struct cli_engine *e, const int32_t *ids, size
     *fed = 0;
     TRY(cli_engine_check_prompt(e, n, err));
     while (at < n && !cor_interrupted()) {
-        size_t part = n - at < PIECE ? n - at : PIECE;
+        size_t part = piece_of(e, n - at);
 
         cli_progress_step(&bar, at, n);
         TRY(vkmoe_session_feed(e->ses, ids + at, part, err));

@@ -3,16 +3,17 @@
 #ifndef CLI_ENGINE_H
 #define CLI_ENGINE_H
 
-#include "cli/cli.h"
+#include "cli/choose.h"
 #include "experts/trace.h"
 
 struct cli_engine {
     /* options, from CLI_ENGINE_DEFAULTS */
     const char *model, *device, *caps, *kv_k, *kv_v;
-    const char *pool, *policy, *warm_start, *save_hot, *trace;
-    int64_t n_ctx;
+    const char *pool, *policy, *warm_start, *save_hot, *trace, *experts;
+    int64_t n_ctx, doc_refresh;
     bool validation, profile, lazy, check_slots, trace_weights;
     /* opened */
+    struct cli_choice choice; /* of --experts */
     vkmoe_context *ctx;
     vkmoe_device *dev;
     vkmoe_model *mdl;
@@ -41,6 +42,10 @@ struct cli_engine {
      "context (default 0: the model's, at most 4096)", 0, 1 << 24},                                          \
     {"-ctk|--cache-type-k", CLI_STR, &(e).kv_k, "TYPE", "key cache: f16 (default) or f32", 0, 0},            \
     {"-ctv|--cache-type-v", CLI_STR, &(e).kv_v, "TYPE", "value cache: f16 (default) or f32", 0, 0},          \
+    {"--experts", CLI_STR, &(e).experts, "all|FILE|doc:N",                                                    \
+     "choose only from a subset's experts, or from N per layer that the text picks", 0, 0},                  \
+    {"--doc-refresh", CLI_INT, &(e).doc_refresh, "T",                                                        \
+     "with doc:N, exchange experts that fell behind every T decoded tokens (default 0: never)", 0, 1 << 24}, \
     {"--pool-policy", CLI_STR, &(e).policy, "TEXT",                                                          \
      "lru, lfu, decay or decay:TOKENS, each also with /layer or /global behind it (default decay)", 0, 0},   \
     {"--warm-start", CLI_STR, &(e).warm_start, "FILE",                                                       \

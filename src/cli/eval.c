@@ -32,12 +32,15 @@ static void print_score(const struct cli_engine *e, const struct cli_score *s, b
         fprintf(stderr, "speed    %.1f tokens/s in %.1f s\n", (double)s->tokens / ((double)ns * 1e-9),
                 (double)ns * 1e-9);
         cli_pool_line(e, 9);
+        cli_choice_line(&e->choice, e->mdl, e->ses, 9);
         return;
     }
     printf("{\"nll\": %.12g, \"tokens\": %" PRIu64 ", \"bytes\": %" PRIu64 ", \"documents\": %" PRIu64 ", ",
            s->nll, s->tokens, s->bytes, s->documents);
     json_number("ppl", ppl);
     json_number("ppl_per_byte", ppb);
+    cli_choice_json(&e->choice, e->mdl, e->ses);
+    printf(", ");
     cli_pool_json(e);
     printf("}\n");
 }
@@ -47,7 +50,7 @@ static int eval_main(const struct cli_cmd *cmd, int argc, char **argv)
     struct cli_engine e = CLI_ENGINE_DEFAULTS;
     const char *file = NULL, *separator = CLI_SEPARATOR;
     bool json = false, lines = false;
-    int64_t documents = 0;
+    int64_t documents = 0, doc_prompt = 0;
     const struct cli_opt opts[] = {
         {"-f|--file", CLI_STR, &file, "FILE",
          "text to score, required; - is standard input; *.jsonl: one {\"text\": ...} a line", 0, 0},
@@ -56,6 +59,9 @@ static int eval_main(const struct cli_cmd *cmd, int argc, char **argv)
          0, 0},
         {"--json-lines", CLI_FLAG, &lines, NULL, "the file holds JSON lines whatever its name", 0, 0},
         {"--documents", CLI_INT, &documents, "N", "score the first N documents (default 0: all)", 0, 9e15},
+        {"--doc-prompt", CLI_INT, &doc_prompt, "N",
+         "with --experts doc:N, pick the pool from the first N tokens of a document (default 0: all of it)",
+         0, 1 << 24},
         {"--json", CLI_FLAG, &json, NULL, "one JSON object on standard output", 0, 0},
         CLI_POOL_OPTS(e),
         CLI_ENGINE_OPTS(e),
@@ -76,6 +82,7 @@ static int eval_main(const struct cli_cmd *cmd, int argc, char **argv)
     if ((status = cli_engine_open(&e, cmd)) == CLI_GOOD) {
         cor_catch_interrupt();
         ns = cor_now_ns();
+        score.first_feed = (size_t)doc_prompt;
         TRY(cli_score_corpus(&e, &corpus, documents, &score, &err));
         ns = cor_now_ns() - ns;
         TRY(cli_engine_commit(&e, &err));

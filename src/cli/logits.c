@@ -60,6 +60,8 @@ static void print_json(const struct cli_engine *e, size_t n, size_t rows, const 
     printf("{\"tokens\": %zu, \"rows\": %zu, \"output\": ", n, rows);
     cli_json_string(path, strlen(path));
     printf(", ");
+    cli_choice_json(&e->choice, e->mdl, e->ses);
+    printf(", ");
     cli_pool_json(e);
     printf("}\n");
 }

@@ -164,6 +164,7 @@ static enum vkmoe_status decode(struct generation *g, struct vkmoe_err *err)
         g->stop = reason_to_stop(g, token);
         if (g->stop)
             break;
+        TRY(cli_choice_step(&g->o->e.choice, g->o->e.ses, g->n_decoded, err));
         TRY(vkmoe_session_feed(g->o->e.ses, &token, 1, err));
         g->n_decoded++;
         cli_status_step(&g->status, g->n_decoded);
@@ -252,6 +253,8 @@ static enum vkmoe_status print_json(const struct generation *g, struct vkmoe_err
            "\"predicted_ms\": %.3f, \"predicted_per_second\": %.3f}, ",
            g->n_fed, seconds(g->prompt_ns) * 1e3, per_second(g->n_fed, g->prompt_ns), g->n_decoded,
            seconds(g->decode_ns) * 1e3, per_second(g->n_decoded, g->decode_ns));
+    cli_choice_json(&g->o->e.choice, g->o->e.mdl, g->o->e.ses);
+    printf(", ");
     cli_pool_json(&g->o->e);
     printf("}\n");
 done:
@@ -291,6 +294,7 @@ static void print_stats(const struct generation *g)
             mib(p.slots_bytes + p.staging_bytes + p.table_bytes), p.slots, mib(s.kv_bytes),
             mib(s.state_bytes));
     cli_pool_line(e, 9);
+    cli_choice_line(&e->choice, e->mdl, e->ses, 9);
     if (g->o->temp > 0 && !g->forced)
         fprintf(stderr, "seed     %" PRId64 "\n", g->o->seed);
     if (!strcmp(g->stop, "context"))
@@ -412,6 +416,7 @@ const struct cli_cmd cli_run = {
     .synopsis = "[-m FILE] -p TEXT | -f FILE | - | --tokens 1,2,3 [OPTION...]",
     .example = "  vkmoe run -p \"In the beginning\" -n 64 --temp 0\n"
                "  vkmoe run -f notes.txt -n -1 -s 7 --json\n"
-               "  echo \"def read(\" | vkmoe run - --temp 0.5\n",
+               "  echo \"def read(\" | vkmoe run - --temp 0.5\n"
+               "  vkmoe run -f notes.txt --experts doc:16\n",
     .run = run_main,
 };

@@ -58,6 +58,11 @@ static enum vkmoe_status score_ids(struct cli_engine *e, const int32_t *ids, siz
         vkmoe_session_reset(e->ses);
         if (scored > at)
             TRY(vkmoe_session_feed(e->ses, ids + at, scored - at, err));
+        if (!scored && s->first_feed && s->first_feed < len) {
+            TRY(vkmoe_session_feed_all(e->ses, ids, s->first_feed, score_row, &w, err));
+            scored = s->first_feed;
+            w.next = ids + scored + 1;
+        }
         TRY(vkmoe_session_feed_all(e->ses, ids + scored, at + len - scored, score_row, &w, err));
         scored = at + len;
     }

@@ -10,7 +10,8 @@ struct cli_score {
     double nll; /* nats */
     uint64_t tokens, bytes, documents;
     struct cli_progress bar;
-    uint64_t total; /* bytes to score */
+    uint64_t total;    /* bytes to score */
+    size_t first_feed; /* tokens of a document that are fed before the others, 0: no such cut */
 };
 
 /* -log softmax(logits)[id], in double. */

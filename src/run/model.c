@@ -142,7 +142,7 @@ static enum vkmoe_status allow_existing(struct run_model *m, struct vkmoe_err *e
     if (!m->allowed)
         return cor_fail(err, VKMOE_ERR_MEMORY, "no memory for the mask of %u layers", c->n_layers);
     for (uint32_t l = 0; l < c->n_layers; l++)
-        for (uint32_t e = 0; e < c->n_experts; e++)
+        for (uint32_t e = 0; e < mdl_expert_count(m->mdl, l); e++)
             m->allowed[l * run_mask_words(c) + e / 32] |= 1u << (e % 32);
     return VKMOE_OK;
 }

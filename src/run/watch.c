@@ -73,10 +73,9 @@ done:
 /* Softmax over the experts that the layer has. */
 static void find_probs(struct run_watch *w, uint32_t layer, const float *logits)
 {
-    uint32_t n = config_of(w)->n_experts;
+    uint32_t n = mdl_expert_count(w->model->mdl, layer);
     double top = logits[0], sum = 0;
 
-    (void)layer;
     memset(w->probs, 0, config_of(w)->n_experts * sizeof(*w->probs));
     for (uint32_t e = 1; e < n; e++)
         top = logits[e] > top ? logits[e] : top;
