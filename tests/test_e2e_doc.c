@@ -7,19 +7,44 @@
 
 #include "support/device.h"
 
-#define N_PROMPT 75
-#define N_DECODE 10
+#define N_PROMPT 50
+#define N_DECODE 6
 #define N_TEXT   (N_PROMPT + N_DECODE)
 
 enum { MASK_WORDS = 6 * 2 }; /* words of emo-nano's mask */
 
 static int32_t text[N_TEXT];
+static struct device_case shared; /* one device: kernels are compiled once */
 
 static int setup(void **state)
 {
     (void)state;
     golden_scripture(text, N_TEXT);
+    device_open(&shared, NULL, &(struct device_params){0});
     return 0;
+}
+
+static int teardown(void **state)
+{
+    (void)state;
+    device_close(&shared);
+    return 0;
+}
+
+/* The shared device with a model on it. */
+static struct device_case open_model(enum mdl_type type, const struct run_model_params *p)
+{
+    struct device_case c = shared;
+    struct vkmoe_err err;
+
+    test_ok(run_model_open(&c.model, c.dev, golden_model("emo-nano", type), p, NULL, &err), &err);
+    return c;
+}
+
+static void close_model(struct device_case *c)
+{
+    run_model_close(c->model);
+    c->model = NULL;
 }
 
 static struct run_session *open_session(struct device_case *c, struct run_session_params p)
@@ -57,11 +82,11 @@ static void check_same(const struct device_case *c, const float *got, const floa
 
 static void test_all(void **state)
 {
-    static const uint32_t chunks[] = {0, 37, 25}; /* one chunk; one token would be left over; whole ones */
+    static const uint32_t chunks[] = {49, 0}; /* one token would be left over; one chunk */
     struct device_case c;
 
     (void)state;
-    device_open(&c, golden_model("emo-nano", MDL_BF16), &(struct device_params){0});
+    c = open_model(MDL_BF16, NULL);
     for (uint32_t i = 0; i < (device_slow(&c) ? 1 : COR_COUNT(chunks)); i++) {
         const uint32_t doc = c.model->mdl->config.n_experts;
         struct run_session *plain = open_session(&c, (struct run_session_params){.chunk = chunks[i]});
@@ -84,7 +109,7 @@ static void test_all(void **state)
         run_session_destroy(plain);
         run_session_destroy(pooled);
     }
-    device_close(&c);
+    close_model(&c);
 }
 
 /* ---- room
@@ -154,8 +179,7 @@ static void check_room(struct device_case *c, const char *path, uint32_t doc, co
         cor_free(got);
     }
     run_session_destroy(s);
-    run_model_close(c->model);
-    c->model = NULL;
+    close_model(c);
 }
 
 /* Every size from top-k to all experts in the full run, some of them always. */
@@ -164,22 +188,19 @@ static void test_room(void **state)
     const char *path = golden_model("emo-nano", MDL_Q8_0);
     struct run_session *s;
     struct device_case c;
-    struct vkmoe_err err;
     bool slow;
     float *want;
 
     (void)state;
-    device_open(&c, NULL, &(struct device_params){0});
+    c = open_model(MDL_Q8_0, NULL);
     slow = device_slow(&c);
-    test_ok(run_model_open(&c.model, c.dev, path, NULL, NULL, &err), &err);
     s = open_session(&c, (struct run_session_params){.chunk = 32});
     want = read_text(&c, s, N_PROMPT);
     run_session_destroy(s);
-    run_model_close(c.model);
+    close_model(&c);
     for (uint32_t doc = 5; doc <= 63; doc += test_full() && !slow ? 1 : slow ? 58 : 29)
         check_room(&c, path, doc, doc == 63 ? want : NULL);
     cor_free(want);
-    device_close(&c);
 }
 
 /* Slots that belong to layers. */
@@ -202,7 +223,7 @@ static void test_refused(void **state)
     struct vkmoe_err err;
 
     (void)state;
-    device_open(&c, golden_model("emo-nano", MDL_BF16), &(struct device_params){.model = &mp});
+    c = open_model(MDL_BF16, &mp);
     assert_int_equal(run_session_create(&s, c.model, &p, &err), VKMOE_ERR_ARGUMENT);
     assert_non_null(strstr(err.message, "from 5"));
     p.doc_experts = 64;
@@ -210,7 +231,7 @@ static void test_refused(void **state)
     p.doc_experts = 40;
     assert_int_equal(run_session_create(&s, c.model, &p, &err), VKMOE_ERR_LIMIT);
     assert_non_null(strstr(err.message, "document pools of 40"));
-    device_close(&c);
+    close_model(&c);
 }
 
 /* ---- what is picked
@@ -229,21 +250,21 @@ static void test_chunks(void **state)
     struct device_case c;
 
     (void)state;
-    device_open(&c, golden_model("emo-nano", MDL_BF16), &(struct device_params){0});
+    c = open_model(MDL_BF16, NULL);
     one = open_session(&c, (struct run_session_params){.doc_experts = 16});
-    many = open_session(&c, (struct run_session_params){.doc_experts = 16, .chunk = 13});
+    many = open_session(&c, (struct run_session_params){.doc_experts = 16, .chunk = 17});
     device_feed(one, text, N_PROMPT);
     device_feed(many, text, N_PROMPT);
     same_masks(one, many, true);
     run_session_reset(many); /* another text picks anew */
-    device_feed(many, text + 40, 30);
+    device_feed(many, text + 25, 25);
     same_masks(one, many, false);
     run_session_reset(many);
     device_feed(many, text, N_PROMPT);
     same_masks(one, many, true);
     run_session_destroy(one);
     run_session_destroy(many);
-    device_close(&c);
+    close_model(&c);
 }
 
 /* A first feed of one token picks nothing; the pool comes with the sixteenth. Later ones drift. */
@@ -254,7 +275,7 @@ static void test_late_and_refresh(void **state)
     const struct mdl_config *g;
 
     (void)state;
-    device_open(&c, golden_model("emo-nano", MDL_BF16), &(struct device_params){0});
+    c = open_model(MDL_BF16, NULL);
     g = &c.model->mdl->config;
     s = open_session(&c, (struct run_session_params){.doc_experts = 8, .doc_refresh = 4});
     for (uint32_t t = 0; t < 40; t++) {
@@ -266,21 +287,20 @@ static void test_late_and_refresh(void **state)
     assert_true(run_session_outside(s)->exchanged <= 6 * g->n_layers);
     assert_true(run_session_outside(s)->decoded > 0 && run_session_outside(s)->decoded < 40);
     run_session_destroy(s);
-    device_close(&c);
+    close_model(&c);
 }
 
 /* Two texts on one pool of slots for one: each keeps its own experts, misses where the other has been, and
  * gives the bits it gives alone. */
 static void test_two_sessions(void **state)
 {
-    const char *path = golden_model("emo-nano", MDL_BF16);
     struct run_model_params mp = {.doc_experts = 12, .pool_budget = 12 << 20};
     struct run_session *a, *b;
     struct device_case c;
     float *want_a, *want_b;
 
     (void)state;
-    device_open(&c, path, &(struct device_params){.model = &mp});
+    c = open_model(MDL_BF16, &mp);
     a = open_session(&c, (struct run_session_params){.doc_experts = 12});
     b = open_session(&c, (struct run_session_params){.doc_experts = 8, .chunk = 20});
     want_a = read_text(&c, a, N_PROMPT);
@@ -301,7 +321,7 @@ static void test_two_sessions(void **state)
     cor_free(want_b);
     run_session_destroy(a);
     run_session_destroy(b);
-    device_close(&c);
+    close_model(&c);
 }
 
 /* ---- fixed subsets
@@ -320,7 +340,6 @@ static void make_mask(const struct run_model *m, uint32_t *mask, uint32_t first,
 /* A model opened with two subsets never loads another expert, and switches between them between tokens. */
 static void test_switch(void **state)
 {
-    const char *path = golden_model("emo-nano", MDL_BF16);
     uint32_t even[MASK_WORDS], odd[MASK_WORDS], both[MASK_WORDS];
     struct device_case c, all;
     struct run_session *s, *w;
@@ -328,12 +347,12 @@ static void test_switch(void **state)
     struct vkmoe_err err;
 
     (void)state;
-    device_open(&all, path, &(struct device_params){0});
+    all = open_model(MDL_BF16, NULL);
     make_mask(all.model, even, 0, 6);
     make_mask(all.model, odd, 1, 7);
     for (uint32_t i = 0; i < all.model->mdl->config.n_layers * run_mask_words(&all.model->mdl->config); i++)
         both[i] = even[i] | odd[i];
-    device_open(&c, path, &(struct device_params){.model = &(struct run_model_params){.allowed = both}});
+    c = open_model(MDL_BF16, &(struct run_model_params){.allowed = both});
     assert_true(run_pool_holds_all(&c.model->pool));
     assert_true(c.model->pool.n_slots < 6 * 21);
     s = open_session(&c, (struct run_session_params){0});
@@ -343,8 +362,8 @@ static void test_switch(void **state)
 
         test_ok(run_session_set_mask(s, mask, &err), &err);
         test_ok(run_session_set_mask(w, mask, &err), &err);
-        device_feed(s, text + 5 * t, t % 2 ? 1 : 5);
-        device_feed(w, text + 5 * t, t % 2 ? 1 : 5);
+        device_feed(s, text + 4 * t, t % 2 ? 1 : 5);
+        device_feed(w, text + 4 * t, t % 2 ? 1 : 5);
         check_same(&c, run_session_logits(s), run_session_logits(w), 1, "a subset alone in memory");
     }
     run_slots_stats(c.model->pool.slots, &stats);
@@ -353,8 +372,8 @@ static void test_switch(void **state)
     assert_true(run_session_outside(w)->decoded / (double)run_session_outside(w)->tokens > 0.5);
     run_session_destroy(s);
     run_session_destroy(w);
-    device_close(&c);
-    device_close(&all);
+    close_model(&c);
+    close_model(&all);
 }
 
 /* ---- the watch
@@ -395,7 +414,7 @@ static void test_watch(void **state)
     float *plain, *watched;
 
     (void)state;
-    device_open(&c, golden_model("emo-nano", MDL_BF16), &(struct device_params){0});
+    c = open_model(MDL_BF16, NULL);
     layers = c.model->mdl->config.n_layers;
     s = open_session(&c, (struct run_session_params){.chunk = 32});
     plain = read_text(&c, s, N_PROMPT);
@@ -404,7 +423,7 @@ static void test_watch(void **state)
     run_session_on_watch(s, look, &seen);
     watched = read_text(&c, s, N_PROMPT);
     check_same(&c, watched, plain, 1 + N_DECODE, "a session that is watched");
-    assert_int_equal(seen.layers, layers * (3 + N_DECODE));
+    assert_int_equal(seen.layers, layers * (2 + N_DECODE));
     assert_int_equal(seen.tokens, layers * N_TEXT);
     assert_int_equal(seen.top_ok, seen.of);
     assert_true(seen.sums > 0);
@@ -412,7 +431,7 @@ static void test_watch(void **state)
     seen = (struct seen){0};
     run_session_reset(s);
     test_ok(run_session_feed_to(s, text, N_PROMPT, 2, &err), &err);
-    assert_int_equal(seen.layers, 3 * 3);
+    assert_int_equal(seen.layers, 3 * 2);
     assert_int_equal(seen.of, 2 * N_PROMPT); /* nothing is chosen at the last one */
     assert_int_equal(run_session_feed(s, text, 1, NULL, NULL, &err), VKMOE_ERR_ARGUMENT);
     run_session_reset(s);
@@ -421,7 +440,7 @@ static void test_watch(void **state)
     cor_free(plain);
     cor_free(watched);
     run_session_destroy(s);
-    device_close(&c);
+    close_model(&c);
 }
 
 int main(void)
@@ -438,5 +457,5 @@ int main(void)
         cmocka_unit_test(test_watch),
     };
 
-    return cmocka_run_group_tests(tests, setup, NULL);
+    return cmocka_run_group_tests(tests, setup, teardown);
 }
