@@ -34,7 +34,12 @@ static void use_sessions(struct device_case *c, const int32_t *text)
 {
     const struct run_session_params usual = {.n_ctx = 128},
                                     f16 = {.n_ctx = 128, .k_f16 = true, .v_f16 = true},
-                                    slow = {.n_ctx = 16, .slow = true};
+                                    slow = {.n_ctx = 16, .slow = true},
+                                    doc = {.n_ctx = 64,
+                                           .chunk = 12,
+                                           .watch = VKMOE_WATCH_EXPERTS,
+                                           .doc_experts = 16,
+                                           .doc_refresh = 1};
     struct run_session *s = device_session(c, &usual), *other = device_session(c, &f16), *told;
     uint32_t mask[64 * MAX_EXPERTS / 32];
     const struct mdl_config *m = &c->model->mdl->config;
@@ -54,6 +59,11 @@ static void use_sessions(struct device_case *c, const int32_t *text)
     device_feed(s, text, 3);
     run_session_destroy(other);
     run_session_destroy(s);
+
+    told = device_session(c, &doc);
+    device_feed(told, text, 20);
+    device_feed(told, text, 1);
+    run_session_destroy(told);
 
     told = device_session(c, &slow);
     device_routes_init(&routes, c, 4);

@@ -43,6 +43,9 @@ MATRIX = [
     ("test_e2e_cli_run", ["lavapipe", "swiftshader"], ["lavapipe"]),
     ("test_e2e_cli*", ["lavapipe"], ["lavapipe"]),  # what the program does around it depends on no driver
     ("test_e2e_budget", ["lavapipe"], []),  # nor do decisions of the host
+    ("test_e2e_doc", ["lavapipe"], ["lavapipe"]),
+    ("test_e2e_rank", ["lavapipe"], []),
+    ("test_e2e_carve", ["lavapipe"], []),
     ("test_e2e_pool", ["lavapipe", "swiftshader"], []),
     ("test_e2e_session", ["lavapipe", "swiftshader"], []),
     ("test_e2e*", ["lavapipe", "swiftshader"], ["lavapipe"]),
