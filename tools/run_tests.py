@@ -47,6 +47,7 @@ MATRIX = [
     ("test_e2e_rank", ["lavapipe"], []),
     ("test_e2e_carve", ["lavapipe"], []),
     ("test_e2e_pool", ["lavapipe", "swiftshader"], []),
+    ("test_e2e_carve", ["lavapipe", "swiftshader"], []),
     ("test_e2e_session", ["lavapipe", "swiftshader"], []),
     ("test_e2e*", ["lavapipe", "swiftshader"], ["lavapipe"]),
     ("test_*", [""], [""]),

@@ -20,8 +20,8 @@ struct mdl_config {
     float rms_eps;
     uint32_t vocab_size;
     uint32_t n_ctx_train;
-    uint32_t n_experts;       /* routed experts per layer, at most 512; of the layer with most (mdl_expert_count) */
-    uint32_t n_experts_used;  /* routed experts per token (top-k), at most 32; a layer of fewer uses all it has */
+    uint32_t n_experts;       /* routed experts of the largest layer, at most 512; see mdl_expert_count */
+    uint32_t n_experts_used;  /* routed experts per token (top-k), at most 32; layers of fewer use all they have */
     uint32_t n_shared;        /* shared experts: one dense FFN of n_shared * ff_expert, 0: none */
     uint32_t ff_expert;       /* width of a routed expert */
     float expert_scale;       /* factor on the routed weights (expert_weights_scale) */
@@ -61,8 +61,8 @@ void mdl_close(struct mdl_model *m);
 /* Routed experts of a layer, 1 .. config.n_experts: fewer where vkmoe.expert_count_per_layer says so. */
 uint32_t mdl_expert_count(const struct mdl_model *m, uint32_t layer);
 
-/* The parts of every layer, in the order of struct mdl_layer's members, with c->n_experts experts; returns how
- * many there are: without shared experts the last three are not. */
+/* The parts of every layer, in the order of struct mdl_layer's members, with c->n_experts experts; returns
+ * how many there are: without shared experts the last three are not. */
 size_t mdl_layer_parts(struct mdl_part parts[MDL_LAYER_PARTS], const struct mdl_config *c);
 
 /* Byte range of expert e of a (.., .., n_experts) tensor, relative to the tensor's first byte. */

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Every source file of library and program compiles with mingw-w64. Debian has no cJSON, PCRE2 and nettle for it,
-# so nothing is linked; headers that are the same for every system come from the Linux packages.
+# Every source file of library and program compiles with mingw-w64. Debian has no cJSON, PCRE2 and nettle for
+# it, so nothing is linked; headers that are the same for every system come from the Linux packages.
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 . tools/lib.sh
