@@ -598,6 +598,99 @@ static void test_no_flush(void **state)
     }
 }
 
+/* ---- document pools
+ * ------------------------------------------------------------------------------------------ */
+
+enum { HOLD_LAYERS = 6, HOLD_EXPERTS = 40, HOLD_WORDS = 2 };
+
+/* n different experts. */
+static void choose_pool(uint32_t *map, uint32_t n, uint64_t *rng)
+{
+    memset(map, 0, HOLD_WORDS * sizeof(*map));
+    while (n) {
+        uint32_t e = (uint32_t)(test_rand(rng) % HOLD_EXPERTS);
+
+        if (map[e / 32] >> (e % 32) & 1)
+            continue;
+        map[e / 32] |= 1u << (e % 32);
+        n--;
+    }
+}
+
+static void check_held(const struct run_slots *s, const uint32_t *kept)
+{
+    for (uint32_t l = 0; l < HOLD_LAYERS; l++)
+        for (uint32_t e = 0; e < HOLD_EXPERTS; e++)
+            if (kept[l * HOLD_WORDS + e / 32] >> (e % 32) & 1)
+                assert_true(run_slots_find(s, l, e) != NONE);
+}
+
+/* Pools of `least` experts per layer in as many slots, whatever was there before: what is kept stays. Then
+ * one expert of each layer is exchanged. */
+static void hold_case(const char *name, uint32_t least, uint32_t spare, bool layers, uint64_t *rng)
+{
+    struct run_slots_params p = {.n_layers = HOLD_LAYERS,
+                                 .n_experts = HOLD_EXPERTS,
+                                 .n_used = 3,
+                                 .n_slots = HOLD_LAYERS * (least + spare),
+                                 .layer_slots = layers ? least + spare : 0,
+                                 .least = least,
+                                 .policy = policy(name)};
+    uint32_t kept[HOLD_LAYERS * HOLD_WORDS], n_loads = 0;
+    struct run_slots_load loads[HOLD_EXPERTS];
+    struct run_slots_stats st;
+    struct run_slots *s;
+
+    p.n_slots--;
+    if (!layers && !spare) {
+        struct vkmoe_err err;
+
+        assert_int_equal(run_slots_create(&s, &p, &err), VKMOE_ERR_LIMIT);
+    }
+    p.n_slots++;
+    s = create(&p);
+    for (uint32_t round = 0; round < 8; round++) {
+        run_tokens(s, &p, 12, rng);
+        memset(kept, 0, sizeof(kept));
+        for (uint32_t l = 0; l < HOLD_LAYERS; l++) {
+            choose_pool(kept + l * HOLD_WORDS, least, rng);
+            n_loads += run_slots_hold(s, l, kept + l * HOLD_WORDS, kept, loads);
+            check_held(s, kept);
+        }
+        for (uint32_t l = 0; l < HOLD_LAYERS; l++) {
+            uint32_t *map = kept + l * HOLD_WORDS, e = 0;
+
+            while (map[e / 32] >> (e % 32) & 1)
+                e++;
+            map[e / 32] |= 1u << (e % 32);
+            for (e++; !(map[e / 32] >> (e % 32) & 1);)
+                e++;
+            map[e / 32] &= ~(1u << (e % 32));
+        }
+        for (uint32_t l = 0; l < HOLD_LAYERS; l++)
+            n_loads += run_slots_hold(s, l, kept + l * HOLD_WORDS, kept, loads);
+        check_held(s, kept);
+    }
+    run_slots_stats(s, &st);
+    assert_int_equal(st.prefill.loads, n_loads);
+    assert_int_equal(st.prefill.loads + st.prefill.hits, 8ull * 2 * HOLD_LAYERS * least);
+    run_slots_destroy(s);
+}
+
+static void test_hold(void **state)
+{
+    static const char *const policies[] = {"decay", "decay/global", "decay/layer", "lru/global", "lfu/layer"};
+    uint64_t rng = test_seed();
+
+    (void)state;
+    for (uint32_t i = 0; i < COR_COUNT(policies); i++)
+        for (uint32_t least = 4; least <= 36; least += 8) {
+            hold_case(policies[i], least, 0, false, &rng);
+            hold_case(policies[i], least, 3, false, &rng);
+            hold_case(policies[i], least, 1, true, &rng);
+        }
+}
+
 /* ---- size and hot set
  * ------------------------------------------------------------------------------------ */
 
@@ -691,7 +784,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_policy_text), cmocka_unit_test(test_floor),     cmocka_unit_test(test_random),
         cmocka_unit_test(test_waves),       cmocka_unit_test(test_fair_fill), cmocka_unit_test(test_no_flush),
-        cmocka_unit_test(test_sawtooth),    cmocka_unit_test(test_hot_set),
+        cmocka_unit_test(test_sawtooth),    cmocka_unit_test(test_hold),      cmocka_unit_test(test_hot_set),
     };
 
     return cmocka_run_group_tests(tests, NULL, NULL);
