@@ -750,6 +750,46 @@ static void program(void **state)
     xp_subset_free(&s);
 }
 
+/* A full disk and Ctrl-C leave nothing of either file. */
+static void stopped(void **state)
+{
+    char out[4200], empty[4200], subset[4200];
+    const char *bundled = test_source("models/emo-nano.gguf");
+    struct cli_result r;
+    struct xp_subset s;
+
+    (void)state;
+    snprintf(empty, sizeof(empty), "%s", file("out"));
+    snprintf(out, sizeof(out), "%s", file("out/x.gguf"));
+    snprintf(subset, sizeof(subset), "%s", file("s.json"));
+    test_ok(cor_dir_make(empty, &err), &err);
+    test_ok(xp_subset_init(&s, "", 6, 63, 1, "", &err), &err);
+    for (uint32_t i = 0; i < 6 * 62; i++) /* all but one of each layer */
+        xp_subset_set(&s, i / 62, i % 62);
+    test_ok(xp_subset_write(&s, subset, &err), &err);
+    xp_subset_free(&s);
+    cli_bad_(1, "x.gguf",
+             &(const struct cli_call){.args = {"experts", "carve", "--experts", subset, "-o", out},
+                                      .file_limit = 1 << 20});
+    cli_check_empty(empty);
+    cli_call(&r, &(const struct cli_call){.args = {"experts", "carve", "--experts", subset, "-o", out},
+                                          .interrupt_dir = empty});
+    cli_check_bad(&r, 1, "interrupted", "carve, interrupted");
+    cli_check_empty(empty);
+    cli_good(&r, "experts", "carve", "--experts", subset, "-o", file("small.gguf"));
+    cli_result_free(&r);
+    cli_bad_(1, "x.gguf",
+             &(const struct cli_call){
+                 .args = {"experts", "merge-back", "--from", file("small.gguf"), "-m", bundled, "-o", out},
+                 .file_limit = 1 << 20});
+    cli_check_empty(empty);
+    cli_call(&r, &(const struct cli_call){
+                     .args = {"experts", "merge-back", "--from", file("small.gguf"), "-o", out},
+                     .interrupt_dir = empty});
+    cli_check_bad(&r, 1, "interrupted", "merge-back, interrupted");
+    cli_check_empty(empty);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -764,6 +804,7 @@ int main(void)
         cmocka_unit_test_setup(failures_of_merging, setup),
         cmocka_unit_test_setup(damaged, setup),
         cmocka_unit_test_setup(program, setup),
+        cmocka_unit_test_setup(stopped, setup),
     };
 
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -41,8 +41,8 @@ def main():
     carved = [figure.split()[1:-1] for r in shards.values() for figure in r.get("figure", [])
               if figure.startswith("carved-in-llama ") and figure.endswith(" ok")]
     if carved:
-        columns = ["driver", "model", "text", "tokens", "probabilities compared", "furthest from llama.cpp's, %",
-                   "limit, %"]
+        columns = ["driver", "model", "text", "tokens", "probabilities compared",
+                   "furthest from llama.cpp's, %", "limit, %"]
         out += ["", "Files carved to 12.5 % from F32, against llama.cpp's CPU backend on the same file:", ""]
         out += ["| " + " | ".join(columns) + " |", "|" + "---|" * len(columns)]
         out += ["| " + " | ".join(words) + " |" for words in carved]

@@ -33,8 +33,8 @@ enum vkmoe_status cor_out_write(struct cor_out *o, const void *src, size_t n, st
 enum vkmoe_status cor_out_write_at(struct cor_out *o, uint64_t off, const void *src, size_t n,
                                    struct vkmoe_err *err);
 uint64_t cor_out_size(const struct cor_out *o);
-/* Everything that can be slow or fail but the renaming: for files that appear together. Nothing may be written
- * afterwards. */
+/* Everything that can be slow or fail but the renaming: for files that appear together. Nothing may be
+ * written afterwards. */
 enum vkmoe_status cor_out_flush(struct cor_out *o, struct vkmoe_err *err);
 /* Flushes to disk and renames; on failure nothing is left behind. Frees o in either case. */
 enum vkmoe_status cor_out_commit(struct cor_out *o, struct vkmoe_err *err);
@@ -42,7 +42,7 @@ void cor_out_discard(struct cor_out *o); /* removes the temporary file; NULL is 
 
 bool cor_path_is_dir(const char *path);
 bool cor_path_exists(const char *path);
-bool cor_path_same(const char *a, const char *b); /* both name the same file, which exists; links followed */
+bool cor_path_same(const char *a, const char *b); /* the same file, which exists; links are followed */
 bool cor_path_in_place(const char *path);         /* cor_out writes there without a temporary name */
 void cor_path_remove(const char *path);           /* a file; absent: nothing happens */
 /* Entries of a directory, sorted by name, in one cor_alloc block that the caller frees. */

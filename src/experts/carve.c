@@ -393,6 +393,7 @@ static enum vkmoe_status commit(struct carve *c)
     c->r->out_bytes = mdl_gguf_written(w);
     if (c->r->metadata[0]) {
         TRY(write_metadata(c, &json));
+        TRY(step(c, 0)); /* flushing may have taken its time */
         is_new = !cor_path_exists(c->r->metadata);
         st = cor_out_commit(json, c->err);
         json = NULL;

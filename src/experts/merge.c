@@ -268,6 +268,7 @@ static enum vkmoe_status run(struct merge *m)
         m->r->n_changed += m->changed[i];
     TRY(mdl_gguf_finish(m->w, err));
     m->r->out_bytes = mdl_gguf_written(m->w);
+    TRY(step(m, 0)); /* flushing may have taken its time */
     w = m->w;
     m->w = NULL; /* commit frees it in either case */
     TRY(mdl_gguf_commit(w, err));

@@ -106,8 +106,7 @@ enum vkmoe_status mdl_gguf_put_tensor(struct mdl_gguf_writer *w, const char *nam
 enum vkmoe_status mdl_gguf_write_data(struct mdl_gguf_writer *w, const void *data, size_t n,
                                       struct vkmoe_err *err);
 uint64_t mdl_gguf_written(const struct mdl_gguf_writer *w); /* bytes of the file so far */
-/* Checks that it is whole and flushes it to disk under its temporary name: what is left for commit is to rename.
- */
+/* Checks that it is whole and flushes it to disk under its temporary name: commit then only renames. */
 enum vkmoe_status mdl_gguf_finish(struct mdl_gguf_writer *w, struct vkmoe_err *err);
 /* Frees w in either case. */
 enum vkmoe_status mdl_gguf_commit(struct mdl_gguf_writer *w, struct vkmoe_err *err);

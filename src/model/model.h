@@ -21,7 +21,7 @@ struct mdl_config {
     uint32_t vocab_size;
     uint32_t n_ctx_train;
     uint32_t n_experts;       /* routed experts of the largest layer, at most 512; see mdl_expert_count */
-    uint32_t n_experts_used;  /* routed experts per token (top-k), at most 32; layers of fewer use all they have */
+    uint32_t n_experts_used;  /* routed experts per token (top-k), at most 32; smaller layers use all */
     uint32_t n_shared;        /* shared experts: one dense FFN of n_shared * ff_expert, 0: none */
     uint32_t ff_expert;       /* width of a routed expert */
     float expert_scale;       /* factor on the routed weights (expert_weights_scale) */

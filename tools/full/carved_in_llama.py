@@ -1,13 +1,13 @@
 #!/usr/bin/env python3
-"""Carved files in llama.cpp: each domain's 12.5 % subset, carved from an F32 file, teacher-forced over the start of
-the domain's validation text; every probability that llama.cpp tells (the eight likeliest tokens of each position and
-the one that follows) is compared with that of vkmoe's logits.
+"""Carved files in llama.cpp: each domain's 12.5 % subset, carved from an F32 file, teacher-forced over the
+start of the domain's validation text; every probability that llama.cpp tells (the eight likeliest tokens of
+each position and the one that follows) is compared with that of vkmoe's logits.
 
     tools/full/carved_in_llama.py BUILD DRIVER MODEL DOMAIN...
 
-DOMAIN is a name in golden's manifest or `all`. Needs ../shared beside the checkout, and Node 20 with npm, which
-fetches llama.cpp's CPU backend once into out/peer. Prints one "figure" line per domain with the largest relative
-difference, and a "counts" line; fails past LIMIT.
+DOMAIN is a name in golden's manifest or `all`. Needs ../shared beside the checkout, and Node 20 with npm,
+which fetches llama.cpp's CPU backend once into out/peer. Prints one "figure" line per domain with the largest
+relative difference, and a "counts" line; fails past LIMIT.
 """
 import array
 import json
@@ -50,8 +50,8 @@ def peer_is_there():
     if not (PEER / "node_modules" / "node-llama-cpp").exists():
         shutil.rmtree(PEER, ignore_errors=True)
         shutil.copytree(SHARED.parent / "peer", PEER)
-        done = subprocess.run([npm, "install", "--ignore-scripts", "--omit=optional", "--no-audit", "--no-fund"],
-                              cwd=PEER, check=False)
+        command = [npm, "install", "--ignore-scripts", "--omit=optional", "--no-audit", "--no-fund"]
+        done = subprocess.run(command, cwd=PEER, check=False)
         if done.returncode:
             shutil.rmtree(PEER, ignore_errors=True)
             print("left out: npm could not fetch llama.cpp")
@@ -71,16 +71,17 @@ def carve(program, model, name, domain, path):
     routed = facts["config"]["n_routed"]
     lists = [list(ids[at + l * n_kept:at + (l + 1) * n_kept]) + [routed] for l in range(n_layers)]
     subset = path.with_suffix(".json")
-    subset.write_text(json.dumps({"format": "vkmoe.subset", "version": 1, "model": facts["name"], "n_layers": n_layers,
-                                  "n_routed": routed, "n_shared": 1, "keep": n_kept + 1, "method": "router",
-                                  "experts_kept_per_layer": lists}))
-    subprocess.run([program, "experts", "carve", "-m", model, "--experts", subset, "-o", path], check=True,
-                   stdout=subprocess.DEVNULL)
+    subset.write_text(json.dumps({"format": "vkmoe.subset", "version": 1, "model": facts["name"],
+                                  "n_layers": n_layers, "n_routed": routed, "n_shared": 1, "keep": n_kept + 1,
+                                  "method": "router", "experts_kept_per_layer": lists}))
+    subprocess.run([program, "experts", "carve", "-m", model, "--experts", subset, "-o", path],
+                   check=True, stdout=subprocess.DEVNULL)
 
 
 def tokens_of(program, model, domain, end):
     text = (SHARED / "data" / f"{domain}.validation.txt").read_text(encoding="utf-8")[:4000]
-    out = subprocess.run([program, "tokenize", "-m", model, "-p", text, "--json"], check=True, stdout=subprocess.PIPE)
+    out = subprocess.run([program, "tokenize", "-m", model, "-p", text, "--json"],
+                         check=True, stdout=subprocess.PIPE)
     return [end] + json.loads(out.stdout)["tokens"][:N_TOKENS - 1]
 
 
@@ -95,8 +96,8 @@ def compare(program, path, ids, environment):
     """Largest relative difference and how many probabilities were compared."""
     line = ",".join(map(str, ids))
     out = path.with_suffix(".npy")
-    subprocess.run([program, "logits", "-m", path, "--tokens", line, "--all", "-ctk", "f32", "-ctv", "f32", "-o", out],
-                   check=True, env=environment, stdout=subprocess.DEVNULL)
+    subprocess.run([program, "logits", "-m", path, "--tokens", line, "--all", "-ctk", "f32", "-ctv", "f32",
+                    "-o", out], check=True, env=environment, stdout=subprocess.DEVNULL)
     logits, (n_rows, vocab) = read_npy(out, "f")
     assert n_rows == len(ids)
     peer = subprocess.run(["node", "llama_peer.mjs", "forced", path, "cpu", line], cwd=PEER, check=True,
@@ -132,8 +133,8 @@ def main():
         worst, n = compare(program, path, ids, driver_environment(driver))
         good = n > len(ids) and worst <= LIMIT
         bad += not good
-        print(f"figure carved-in-llama {driver} {name} {domain} {len(ids)} {n} {100 * worst:.5f} {100 * LIMIT:g} "
-              f"{'ok' if good else 'FAIL'}", flush=True)
+        print(f"figure carved-in-llama {driver} {name} {domain} {len(ids)} {n} {100 * worst:.5f} "
+              f"{100 * LIMIT:g} {'ok' if good else 'FAIL'}", flush=True)
     print(f"counts {len(domains) - bad} {bad} 0")
     return bad > 0
 
