@@ -436,15 +436,21 @@ static enum vkmoe_status merge(const char *full, const char *from, const char *o
         &err);
 }
 
+/* Open until diff_end: names in a result are theirs. */
+static struct mdl_model *diff_a, *diff_b;
+
 static void diff(struct xp_diff *d, const char *a, const char *b)
 {
-    struct mdl_model *x, *y;
+    test_ok(mdl_open(&diff_a, a, &err), &err);
+    test_ok(mdl_open(&diff_b, b, &err), &err);
+    test_ok(xp_diff(d, diff_a, diff_b, NULL, NULL, &err), &err);
+}
 
-    test_ok(mdl_open(&x, a, &err), &err);
-    test_ok(mdl_open(&y, b, &err), &err);
-    test_ok(xp_diff(d, x, y, NULL, NULL, &err), &err);
-    mdl_close(x);
-    mdl_close(y);
+static void diff_end(struct xp_diff *d)
+{
+    xp_diff_free(d);
+    mdl_close(diff_a);
+    mdl_close(diff_b);
 }
 
 static size_t count(const struct xp_diff *d, enum xp_diff_kind kind)
@@ -491,7 +497,7 @@ static void unchanged_goes_back(void **state)
         diff(&d, file("full.gguf"), file("again.gguf"));
         assert_true(d.same);
         assert_int_equal(count(&d, XP_SAME), LAYERS * EXPERTS);
-        xp_diff_free(&d);
+        diff_end(&d);
         diff(&d, file("full.gguf"), file("small.gguf"));
         assert_false(d.same);
         assert_int_equal(count(&d, XP_SAME), r.n_experts);
@@ -499,10 +505,10 @@ static void unchanged_goes_back(void **state)
         for (size_t k = 0; k < d.n_experts; k++)
             assert_int_equal(d.experts[k].weights == XP_SAME,
                              xp_subset_has(&s, d.experts[k].layer, d.experts[k].original));
-        xp_diff_free(&d);
+        diff_end(&d);
         diff(&d, file("small.gguf"), file("full.gguf"));
         assert_int_equal(count(&d, XP_ONLY_B), LAYERS * EXPERTS - r.n_experts);
-        xp_diff_free(&d);
+        diff_end(&d);
         xp_subset_free(&s);
     }
 }
@@ -552,12 +558,12 @@ static void changed_goes_back(void **state)
             assert_int_equal(d.tensors[i].kind, dense && !strcmp(d.tensors[i].name, "blk.0.attn_q.weight")
                                                     ? XP_DIFFERS
                                                     : XP_SAME);
-        xp_diff_free(&d);
+        diff_end(&d);
         /* Carved again it is the changed file, but for what was left out. */
         diff(&d, file("small.gguf"), file("new.gguf"));
         assert_int_equal(count(&d, XP_DIFFERS), 0);
         assert_int_equal(count(&d, XP_ONLY_B), LAYERS * (EXPERTS - 4));
-        xp_diff_free(&d);
+        diff_end(&d);
     }
     xp_subset_free(&s);
 }
