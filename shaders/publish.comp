@@ -1,6 +1,6 @@
 /* First kernel of every submit: takes the host's step to the device.
  * Copies head and tokens to the state, applies the slot changes (distinct indices) to the slot table, expands
- * the argument template into the arguments of this submit's dispatches, and clears the mailbox.
+ * the argument template into the arguments of this submit, and clears the mailbox.
  * Grid: one workgroup. Test: test_kernels_step. */
 #version 450
 #extension GL_GOOGLE_include_directive : require
@@ -34,7 +34,8 @@ void main()
     uint n_state = STEP_TOKENS + n_tokens;
     uint n_changes = st.data[STEP_N_CHANGES];
     uint changes = STEP_TOKENS + st.data[STEP_CHUNK];
-    uint first = st.data[STEP_FIRST] * 3u, end = min(st.data[STEP_END], tmpl.data[0]) * 3u;
+    uint n_args = tmpl.data[0] * 3u;
+    uint first = st.data[STEP_FIRST] * 3u;
 
     for (uint i = lane; i < n_state; i += WG)
         state.data[i] = st.data[i];
@@ -43,9 +44,12 @@ void main()
         if (at < table.data.length())
             table.data[at] = st.data[changes + 2u * i + 1u];
     }
-    for (uint i = first + lane; i < end; i += WG) {
+    for (uint i = lane; i < n_args; i += WG) {
         uint entry = TMPL_HEAD + 2u * i;
-        args.data[i] = groups(tmpl.data[entry], tmpl.data[entry + 1u], n_tokens, n_rows, n_context);
+        uint n = 0u;
+        if (i >= first)
+            n = groups(tmpl.data[entry], tmpl.data[entry + 1u], n_tokens, n_rows, n_context);
+        args.data[i] = n;
     }
     if (lane == 0u) {
         mail.data[MAIL_LAYER] = NONE;

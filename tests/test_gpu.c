@@ -404,7 +404,6 @@ static void rig_open(struct rig *r, const char *caps)
         test_ok(gpu_cmds_create(&r->cmds[i], r->dev, i ? "second" : "first", &err), &err);
     w = gpu_buffer_map(r->step);
     w[STEP_N_TOKENS] = w[STEP_N_ROWS] = w[STEP_CHUNK] = 1;
-    w[STEP_END] = 2;
     w = gpu_buffer_map(r->tmpl);
     w[0] = 2; /* dispatches, each of one group */
     for (uint32_t i = 0; i < 2 * TMPL_WORDS; i++)

@@ -46,10 +46,10 @@ uint slot_to_run(uint expert)
     return slot;
 }
 
-/* Empties dispatch `first` and all behind it in this submit. All lanes call it. */
+/* Empties dispatch `first` and all behind it. All lanes call it. */
 void stop_at(uint first)
 {
-    uint end = min(state.data[STEP_END], args.data.length() / 3u) * 3u;
+    uint end = args.data.length() / 3u * 3u;
     for (uint i = first * 3u + gl_LocalInvocationIndex; i < end; i += WG)
         args.data[i] = 0u;
 }

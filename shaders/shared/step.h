@@ -12,7 +12,7 @@
  * same head and tokens. Word offsets of the head: */
 #define STEP_N_TOKENS 0  /* tokens in this submit, 1 .. chunk */
 #define STEP_POS 1       /* position of the first of them */
-#define STEP_FIRST 2     /* first dispatch of this submit */
+#define STEP_FIRST 2     /* first dispatch that runs; those before it get empty grids */
 #define STEP_ROW0 3      /* first token row for the output head */
 #define STEP_N_ROWS 4    /* rows for the output head */
 #define STEP_N_CHANGES 5
@@ -20,7 +20,6 @@
 #define STEP_PARTIAL 7   /* 1: run the resident experts of the first layer and stop before their sum */
 #define STEP_DONE 8      /* bitmap: experts of the first layer whose work is done, MAX_EXPERTS / 32 words */
 #define STEP_DONE_LAYER 24 /* that layer; NONE: nothing is done */
-#define STEP_END 25      /* dispatch behind its last one: arguments outside are left alone */
 #define STEP_TOKENS 28
 
 /* The argument template (device, written once): word 0 is the number of dispatches, entries start at

@@ -160,7 +160,6 @@ static enum vkmoe_status submit(struct run_pass *p, struct run_program *prog, co
     step[STEP_N_TOKENS] = in->n_tokens;
     step[STEP_POS] = in->pos;
     step[STEP_FIRST] = prog->first[from];
-    step[STEP_END] = prog->first[to];
     step[STEP_ROW0] = in->row0;
     step[STEP_N_ROWS] = in->n_rows;
     step[STEP_CHUNK] = d->chunk;

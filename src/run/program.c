@@ -17,7 +17,7 @@ enum vkmoe_status run_program_create(struct run_program *p, struct gpu_device *d
     p->cap_parts = cap_parts;
     p->cap_dispatches = cap_dispatches;
     p->parts = cor_array(cap_parts, sizeof(*p->parts));
-    p->first = cor_array((size_t)cap_parts + 1, sizeof(*p->first));
+    p->first = cor_array(cap_parts, sizeof(*p->first));
     p->tmpl = cor_array(TMPL_HEAD + (size_t)cap_dispatches * TMPL_WORDS, 4);
     p->list = cor_array((size_t)cap_parts + 2, sizeof(*p->list));
     if (!p->parts || !p->first || !p->tmpl || !p->list)
@@ -125,7 +125,6 @@ enum vkmoe_status run_program_finish(struct run_program *p, const struct run_pub
         return p->st;
     }
     p->tmpl[0] = p->n_dispatches;
-    p->first[p->n_parts] = p->n_dispatches;
     TRY(gpu_upload(p->dev, p->tmpl_buf, 0, p->tmpl, (TMPL_HEAD + (uint64_t)p->n_dispatches * TMPL_WORDS) * 4,
                    err));
     TRY(gpu_pipeline_get(&pipe, p->dev, GPU_K_publish, &spec, sizeof(spec), 1, err));

@@ -27,7 +27,7 @@ struct run_program {
     struct gpu_cmds *publish[GPU_IN_FLIGHT]; /* one per step buffer */
     struct gpu_cmds **parts;                 /* n_parts */
     struct gpu_cmds **list;                  /* scratch of submit: cap_parts + 2 */
-    uint32_t *first; /* index of each part's first dispatch; behind the last part, their number */
+    uint32_t *first;                         /* index of each part's first dispatch */
     uint32_t n_parts, cap_parts, n_dispatches, cap_dispatches;
     uint32_t *tmpl; /* host copy */
     struct gpu_buffer *tmpl_buf, *args;
