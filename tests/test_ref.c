@@ -352,6 +352,87 @@ static void test_router(void **state)
     tiny_close(&t);
 }
 
+/* y.y of an expert of the tiny model for the input h, and y added to m with a weight. */
+static double plain_expert(double *m, const double *h, const float *gate, const float *up, const float *down,
+                           double weight)
+{
+    double act[32], yy = 0;
+
+    for (int i = 0; i < 32; i++) {
+        double g = 0, u = 0;
+
+        for (int k = 0; k < 32; k++) {
+            g += h[k] * gate[i * 32 + k];
+            u += h[k] * up[i * 32 + k];
+        }
+        act[i] = g / (1 + exp(-g)) * u;
+    }
+    for (int i = 0; i < 32; i++) {
+        double y = 0;
+
+        for (int k = 0; k < 32; k++)
+            y += act[k] * down[i * 32 + k];
+        yy += y * y;
+        m[i] += weight * y;
+    }
+    return yy;
+}
+
+/* What the reference tells of its router and experts, against formulas written out: layer 0, whose attention
+ * gives nothing. */
+static void test_watch(void **state)
+{
+    struct mdl_config c = tiny_config();
+    struct mdl_ref_route routes[2];
+    float logits[2][6], *norm;
+    double sums[2][5], h[32], m[32] = {0}, want[5] = {0}, scale = 0;
+    const struct mdl_ref_watch watch = {&logits[0][0], &sums[0][0]};
+    uint32_t all[2] = {0x3f, 0x3f}, few[2] = {0x03, 0x3f};
+    struct mdl_ref *r;
+    struct tiny t;
+
+    (void)state;
+    tiny_make(&t, &c, test_seed());
+    memset(tiny_part(&t, 0, TINY_O), 0, 64 * 32 * sizeof(float));
+    tiny_open(&t, test_tmp(), "watch.gguf", MDL_F32, false);
+    r = make_ref(&t.model, all, false, STEPS);
+    mdl_ref_watch(r, &watch);
+    feed(r, 7, NULL, routes);
+    norm = tiny_part(&t, 0, TINY_FFN_NORM);
+    for (int i = 0; i < 32; i++)
+        scale += pow(t.tensors[TINY_EMBED].data[7 * 32 + i], 2) / 32;
+    for (int i = 0; i < 32; i++)
+        h[i] = t.tensors[TINY_EMBED].data[7 * 32 + i] / sqrt(scale + 1e-6) * norm[i];
+    for (uint32_t e = 0; e < 6; e++) {
+        double z = 0;
+
+        for (int i = 0; i < 32; i++)
+            z += h[i] * tiny_part(&t, 0, TINY_ROUTER)[e * 32 + i];
+        assert_float_equal(logits[0][e], z, 1e-5);
+    }
+    for (int k = 0; k < 2; k++)
+        want[3 + k] =
+            plain_expert(m, h, tiny_part(&t, 0, TINY_GATE) + routes[0].ids[k] * 1024,
+                         tiny_part(&t, 0, TINY_UP) + routes[0].ids[k] * 1024,
+                         tiny_part(&t, 0, TINY_DOWN) + routes[0].ids[k] * 1024, routes[0].weights[k]);
+    (void)plain_expert(m, h, tiny_part(&t, 0, TINY_GATE_SH), tiny_part(&t, 0, TINY_UP_SH),
+                       tiny_part(&t, 0, TINY_DOWN_SH), 1);
+    for (int i = 0; i < 32; i++) {
+        want[0] += h[i] * h[i];
+        want[1] += h[i] * m[i];
+        want[2] += m[i] * m[i];
+    }
+    for (int i = 0; i < 5; i++)
+        assert_float_equal(sums[0][i], want[i], 1e-5 * (fabs(want[i]) + want[0]));
+    mdl_ref_reset(r);
+    mdl_ref_allow(r, few); /* another mask; logits are those before it */
+    mdl_ref_watch(r, NULL);
+    feed(r, 7, NULL, routes);
+    assert_true(routes[0].ids[0] < 2 && routes[0].ids[1] < 2);
+    mdl_ref_destroy(r);
+    tiny_close(&t);
+}
+
 /* Quantised matrices mean what mdl_dequant_row says: the same bits as a file of the widened values. */
 static void test_types(void **state)
 {
@@ -523,6 +604,7 @@ int main(void)
         cmocka_unit_test(test_grouped_heads),  cmocka_unit_test(test_router),
         cmocka_unit_test(test_types),          cmocka_unit_test(test_cache_reset_and_limits),
         cmocka_unit_test(test_non_finite),     cmocka_unit_test(test_out_of_memory),
+        cmocka_unit_test(test_watch),
     };
 
     return cmocka_run_group_tests_name("ref", tests, NULL, NULL);

@@ -38,6 +38,7 @@ struct mdl_ref {
     double *acc;          /* (dim) */
     double *rope;         /* (n_rot / 2, 2): cosine and sine */
     float *logits;        /* (vocab_size) */
+    struct mdl_ref_watch watch;
 };
 
 /* ---- arithmetic
@@ -191,6 +192,8 @@ static void router_probs(struct mdl_ref *r, uint32_t layer)
     double sum = 0;
 
     matvec(p, r->layers[layer].router, r->h, r->layers[layer].n_experts, r->c.dim);
+    if (r->watch.logits)
+        memcpy(r->watch.logits + (size_t)layer * n, p, r->layers[layer].n_experts * sizeof(*p));
     for (uint32_t e = 0; e < n; e++)
         if (is_allowed(r, layer, e) && p[e] > top)
             top = p[e];
@@ -256,12 +259,26 @@ static void expert(struct mdl_ref *r, const float *gate, const float *up, const 
     matvec(r->y, down, r->act_g, r->c.dim, ff);
 }
 
+/* h.h, h.m and m.m of a layer, m being the sum of all experts. */
+static void watch_turn(struct mdl_ref *r, double *sums)
+{
+    memset(sums, 0, 3 * sizeof(*sums));
+    for (uint32_t i = 0; i < r->c.dim; i++) {
+        double h = r->h[i];
+
+        sums[0] += h * h;
+        sums[1] += h * r->acc[i];
+        sums[2] += r->acc[i] * r->acc[i];
+    }
+}
+
 /* Routed experts in rank order, then the shared one with weight 1. */
 static void feed_forward(struct mdl_ref *r, uint32_t layer, struct mdl_ref_route *chosen)
 {
     const struct mdl_config *c = &r->c;
     const struct weights *w = &r->layers[layer];
-    size_t size = (size_t)c->ff_expert * c->dim;
+    size_t size = (size_t)c->ff_expert * c->dim, row = 3 + c->n_experts_used;
+    double *sums = r->watch.sums ? r->watch.sums + layer * row : NULL;
 
     rms_norm(r->h, r->x, w->ffn_norm, c->dim, c->rms_eps);
     route(r, layer, chosen);
@@ -272,12 +289,18 @@ static void feed_forward(struct mdl_ref *r, uint32_t layer, struct mdl_ref_route
         expert(r, w->gate + off, w->up + off, w->down + off, c->ff_expert);
         for (uint32_t i = 0; i < c->dim; i++)
             r->acc[i] += (double)chosen->weights[k] * r->y[i];
+        if (sums)
+            sums[3 + k] = dot(r->y, r->y, c->dim);
     }
+    for (uint32_t k = chosen->n; sums && k < c->n_experts_used; k++)
+        sums[3 + k] = 0;
     if (c->n_shared) {
         expert(r, w->gate_sh, w->up_sh, w->down_sh, c->n_shared * c->ff_expert);
         for (uint32_t i = 0; i < c->dim; i++)
             r->acc[i] += r->y[i];
     }
+    if (sums)
+        watch_turn(r, sums);
     for (uint32_t i = 0; i < c->dim; i++)
         r->x[i] = (float)(r->x[i] + r->acc[i]);
 }
@@ -483,6 +506,17 @@ void mdl_ref_destroy(struct mdl_ref *r)
 void mdl_ref_reset(struct mdl_ref *r)
 {
     r->n_past = 0;
+}
+
+void mdl_ref_watch(struct mdl_ref *r, const struct mdl_ref_watch *w)
+{
+    r->watch = w ? *w : (struct mdl_ref_watch){NULL, NULL};
+}
+
+void mdl_ref_allow(struct mdl_ref *r, const uint32_t *allowed)
+{
+    assert(r->allowed);
+    memcpy(r->allowed, allowed, (size_t)r->c.n_layers * ((r->c.n_experts + 31) / 32) * sizeof(*allowed));
 }
 
 enum vkmoe_status mdl_ref_feed(struct mdl_ref *r, int32_t token, float *logits, struct mdl_ref_route *routes,

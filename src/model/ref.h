@@ -23,6 +23,14 @@ struct mdl_ref_route {
                           * are nearly equal. */
 };
 
+/* What else a feed tells of its token; NULL: not asked. With h the normed input of a layer's experts and m their
+ * weighted sum with the shared one's part. */
+struct mdl_ref_watch {
+    float *logits; /* (n_layers, n_experts) of the router, before any mask */
+    double *sums;  /* (n_layers, 3 + n_experts_used): h.h, h.m, m.m, then y.y of each expert selected, by rank,
+                    * y its output before the weight (0: none) */
+};
+
 /* Reads all weights into float arrays; VKMOE_ERR_LIMIT past 2^30 of them. m is read here only and may be
  * closed afterwards. */
 enum vkmoe_status mdl_ref_create(struct mdl_ref **out, const struct mdl_model *m,
@@ -34,5 +42,9 @@ void mdl_ref_destroy(struct mdl_ref *r);
 enum vkmoe_status mdl_ref_feed(struct mdl_ref *r, int32_t token, float *logits, struct mdl_ref_route *routes,
                                struct vkmoe_err *err);
 void mdl_ref_reset(struct mdl_ref *r);
+/* From the next feed on: the caller's arrays are written by every feed; NULL: no more. */
+void mdl_ref_watch(struct mdl_ref *r, const struct mdl_ref_watch *w);
+/* From the next feed on: another expert mask, which is copied. Only where mdl_ref_params had one. */
+void mdl_ref_allow(struct mdl_ref *r, const uint32_t *allowed);
 
 #endif
