@@ -83,10 +83,12 @@ static void check_rows(const struct mdl_gguf *g, const char *to, uint64_t e, con
 static void check_layer(const struct hf_dir *h, const struct mdl_gguf *g, uint32_t l, enum mdl_type type,
                         enum mdl_type down_type)
 {
-    uint64_t dim = h->dim, hd = h->dim / h->heads, kv = h->kv_heads * hd, routed = h->experts - h->shared;
+    uint64_t dim = h->dim, hd = h->dim / h->heads, kv = h->kv_heads * hd, routed;
+    uint64_t experts = h->per_layer ? h->per_layer[l] : h->experts;
     static const char *const parts[] = {"gate", "up", "down"};
     char to[128], from[128];
 
+    routed = experts - h->shared;
 #define ROWS(tt, ff, rows, cols, type_, rot)                          \
     snprintf(to, sizeof(to), "blk.%u." tt ".weight", l);              \
     snprintf(from, sizeof(from), "model.layers.%u." ff ".weight", l); \
@@ -99,7 +101,7 @@ static void check_layer(const struct hf_dir *h, const struct mdl_gguf *g, uint32
     ROWS("attn_output", "self_attn.o_proj", dim, dim, type, 0);
     ROWS("ffn_gate_inp", "mlp.gate", routed, dim, MDL_F32, 0); /* the shared expert's row is gone */
 #undef ROWS
-    for (uint32_t e = 0; e < h->experts; e++)
+    for (uint32_t e = 0; e < experts; e++)
         for (int p = 0; p < 3; p++) {
             bool down = p == 2, shared = e == routed;
 
@@ -271,7 +273,11 @@ static void settings(void **state)
         {"attention_bias", "\"attention_bias\": true", "attention_bias"},
         {"num_experts_per_layer", "\"num_experts_per_layer\": null", NULL},
         {"num_experts_per_layer", "\"num_experts_per_layer\": [5, 5]", NULL},
-        {"num_experts_per_layer", "\"num_experts_per_layer\": [5, 4]", "layer 1 has 4 experts"},
+        {"num_experts_per_layer", "\"num_experts_per_layer\": [5, 4]", "layers.1.mlp.gate"}, /* it has 5 */
+        {"num_experts_per_layer", "\"num_experts_per_layer\": [4, 4]", "no layer has 5 experts"},
+        {"num_experts_per_layer", "\"num_experts_per_layer\": [5, 1]", "layer 1 has 1 experts"},
+        {"num_experts_per_layer", "\"num_experts_per_layer\": [5, 600]", "layer 1 has 600"},
+        {"num_experts_per_layer", "\"num_experts_per_layer\": [5, 4, 5]", "3 entries for 2 layers"},
         {"num_experts_per_layer", "\"num_experts_per_layer\": [0, 5]", "dense"},
         {"num_experts_per_layer", "\"num_experts_per_layer\": [5]", "1 entries for 2 layers"},
         {"num_shared_experts_per_layer", "\"num_shared_experts_per_layer\": [1, 1]", NULL},
@@ -349,6 +355,38 @@ static void tensors_must_be_those_of_the_model(void **state)
     refused(&h, "tokenizer.json");
     remove(hf_file(&h, "config.json"));
     refused(&h, "config.json");
+}
+
+/* Pruned to budgets that differ: num_experts is the smallest, as the original's scripts have it. */
+static void layers_that_differ(void **state)
+{
+    static const char pruning[] =
+        "{\"num_shared_experts\": 1, \"experts_kept_per_layer\": [[3, 7, 40, 99, 2, 127], [0, 126, 127]]}";
+    static const uint32_t counts[] = {6, 3}, ids[] = {3, 7, 40, 99, 2, 0, 126};
+    const struct mdl_kv *kv;
+    struct mdl_model *m;
+    struct hf_dir h;
+
+    (void)state;
+    hf_init(&h);
+    h.per_layer = counts;
+    h.experts = 3;
+    hf_write(&h);
+    hf_write_config(&h, "num_experts_per_layer", "\"num_experts_per_layer\": [6, 3]");
+    hf_write_file(&h, "pruning_metadata.json", pruning, sizeof(pruning) - 1);
+    test_ok(convert(h.path, out_path(&h, "out.gguf"), MDL_BF16), &err);
+    h.experts = 6; /* what expert_count says */
+    check_file(&h, out_path(&h, "out.gguf"), MDL_BF16, MDL_BF16);
+    test_ok(mdl_open(&m, out_path(&h, "out.gguf"), &err), &err);
+    assert_int_equal(m->config.n_experts, 5);
+    assert_int_equal(m->config.n_experts_used, 2);
+    assert_int_equal(mdl_expert_count(m, 0), 5);
+    assert_int_equal(mdl_expert_count(m, 1), 2);
+    kv = mdl_gguf_find(m->gguf, "vkmoe.expert_ids");
+    assert_non_null(kv);
+    assert_int_equal(kv->count, 7);
+    assert_memory_equal(kv->v.array, ids, sizeof(ids));
+    mdl_close(m);
 }
 
 static void pruned_checkpoint(void **state)
@@ -634,6 +672,7 @@ int main(void)
         cmocka_unit_test(missing_keys_are_errors),
         cmocka_unit_test(settings),
         cmocka_unit_test(tensors_must_be_those_of_the_model),
+        cmocka_unit_test(layers_that_differ),
         cmocka_unit_test(pruned_checkpoint),
         cmocka_unit_test(bad_places),
         cmocka_unit_test(damaged_config),

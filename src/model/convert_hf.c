@@ -22,9 +22,20 @@ struct hf {
     struct mdl_st *weights;
     struct mdl_tokenizer_json *tok_owner;
     struct mdl_tokenizer_spec tok;
-    uint32_t *expert_ids; /* of pruned checkpoints: (n_layers, n_routed) original ids */
+    uint32_t *expert_ids; /* of pruned checkpoints: original ids of the routed experts, layer by layer */
     uint32_t n_source;    /* routed experts of the original: ids of shared ones follow; 0: not known */
 };
+
+/* Experts of a layer, the shared one included. */
+static uint32_t n_total(const struct hf *h, uint32_t layer)
+{
+    return h->c.n_of_layer ? h->c.n_of_layer[layer] : h->c.n_experts;
+}
+
+static uint32_t n_routed(const struct hf *h, uint32_t layer)
+{
+    return n_total(h, layer) - h->c.n_shared;
+}
 
 /* ---- pruning_metadata.json ---- */
 
@@ -32,31 +43,33 @@ static enum vkmoe_status read_kept(struct hf *h, const char *path, const cJSON *
 {
     enum vkmoe_status st = VKMOE_OK;
     struct vkmoe_err *err = h->err;
-    uint32_t l = 0;
+    uint32_t l = 0, *ids = h->expert_ids;
 
     for (const cJSON *list = layers->child; list; list = list->next, l++) {
-        uint32_t e = 0, *ids = h->expert_ids + (size_t)l * h->c.n_routed;
+        uint32_t e = 0, total, routed;
 
         if (l == h->c.n_layers || !cJSON_IsArray(list))
             FAIL(VKMOE_ERR_FORMAT, "%s: experts_kept_per_layer does not hold one list for each of %u layers",
                  path, h->c.n_layers);
+        total = n_total(h, l);
+        routed = n_routed(h, l);
         for (const cJSON *item = list->child; item; item = item->next, e++) {
             uint64_t id;
 
-            if (e == h->c.n_experts || !mdl_json_u64(item, 65535, &id))
+            if (e == total || !mdl_json_u64(item, 65535, &id))
                 FAIL(VKMOE_ERR_FORMAT, "%s: layer %u: entry %u is not one of %u expert ids", path, l, e,
-                     h->c.n_experts);
-            for (uint32_t k = 0; k < e && k < h->c.n_routed; k++)
+                     total);
+            for (uint32_t k = 0; k < e && k < routed; k++)
                 if (ids[k] == id)
                     FAIL(VKMOE_ERR_FORMAT, "%s: layer %u keeps expert %" PRIu64 " twice", path, l, id);
-            if (e < h->c.n_routed) /* the shared one, last, is not written */
+            if (e < routed) /* the shared one, last, is not written */
                 ids[e] = (uint32_t)id;
-            else if (e == h->c.n_routed)
+            else if (e == routed)
                 h->n_source = (uint32_t)id;
         }
-        if (e != h->c.n_experts)
-            FAIL(VKMOE_ERR_FORMAT, "%s: layer %u keeps %u experts, the model has %u", path, l, e,
-                 h->c.n_experts);
+        if (e != total)
+            FAIL(VKMOE_ERR_FORMAT, "%s: layer %u keeps %u experts, the model has %u", path, l, e, total);
+        ids += routed;
     }
     if (l != h->c.n_layers)
         FAIL(VKMOE_ERR_FORMAT, "%s: experts_kept_per_layer has %u lists for %u layers", path, l,
@@ -73,7 +86,7 @@ static enum vkmoe_status put_pruning(struct hf *h)
     cJSON *root = NULL;
     const cJSON *layers, *v;
     char path[PATH_BYTES + 32], name[256];
-    uint64_t n;
+    uint64_t n, n_ids = 0;
 
     snprintf(path, sizeof(path), "%s/pruning_metadata.json", h->dir);
     if (!cor_path_exists(path))
@@ -86,12 +99,13 @@ static enum vkmoe_status put_pruning(struct hf *h)
     if (v && !(mdl_json_u64(v, UINT32_MAX, &n) && n == h->c.n_shared))
         FAIL(VKMOE_ERR_FORMAT, "%s: num_shared_experts differs from the configuration's %u", path,
              h->c.n_shared);
-    h->expert_ids = cor_array((size_t)h->c.n_layers * h->c.n_routed, sizeof(*h->expert_ids));
+    for (uint32_t l = 0; l < h->c.n_layers; l++)
+        n_ids += n_routed(h, l);
+    h->expert_ids = cor_array((size_t)n_ids, sizeof(*h->expert_ids));
     if (!h->expert_ids)
         FAIL(VKMOE_ERR_MEMORY, "%s: no memory for the expert ids", path);
     TRY(read_kept(h, path, layers));
-    TRY(mdl_gguf_put_array(h->p->w, "vkmoe.expert_ids", MDL_GGUF_U32, h->expert_ids,
-                           (uint64_t)h->c.n_layers * h->c.n_routed, err));
+    TRY(mdl_gguf_put_array(h->p->w, "vkmoe.expert_ids", MDL_GGUF_U32, h->expert_ids, n_ids, err));
     if (h->n_source)
         TRY(mdl_gguf_put_u32(h->p->w, "vkmoe.source.expert_count", h->n_source, err));
     v = mdl_json_get(root, "original_model");
@@ -108,6 +122,24 @@ done:
 }
 
 /* ---- keys ---- */
+
+/* Where layers differ: how many routed experts each has. */
+static enum vkmoe_status put_counts(struct hf *h)
+{
+    uint32_t *counts = cor_array(h->c.n_layers, sizeof(*counts));
+    struct vkmoe_err *err = h->err;
+    enum vkmoe_status st = VKMOE_OK;
+
+    if (!counts)
+        FAIL(VKMOE_ERR_MEMORY, "%s: no memory for %u layers", h->dir, h->c.n_layers);
+    for (uint32_t l = 0; l < h->c.n_layers; l++)
+        counts[l] = n_routed(h, l);
+    TRY(mdl_gguf_put_array(h->p->w, "vkmoe.expert_count_per_layer", MDL_GGUF_U32, counts, h->c.n_layers,
+                           err));
+done:
+    cor_free(counts);
+    return st;
+}
 
 static enum vkmoe_status put_model_keys(struct hf *h)
 {
@@ -222,19 +254,20 @@ static enum vkmoe_status add_experts(struct hf *h, uint32_t layer, const char *p
                                      uint64_t cols)
 {
     enum vkmoe_status st;
-    uint64_t dims[3] = {cols, rows, h->c.n_routed};
+    uint64_t dims[3] = {cols, rows, n_routed(h, layer)};
     char to[64], from[128];
 
     snprintf(to, sizeof(to), "blk.%u.ffn_%s_exps.weight", layer, part);
     TRY(cv_add_tensor(h->p, to, cv_matrix_type(h->p, to, cols), 3, dims, 0, h->err));
-    for (uint32_t e = 0; e < h->c.n_routed; e++) {
+    for (uint32_t e = 0; e < n_routed(h, layer); e++) {
         snprintf(from, sizeof(from), "model.layers.%u.mlp.experts.%u.%s_proj.weight", layer, e, part);
         TRY(add_source(h, from, rows, cols, rows));
     }
     if (!h->c.n_shared)
         goto done;
     snprintf(to, sizeof(to), "blk.%u.ffn_%s_shexp.weight", layer, part);
-    snprintf(from, sizeof(from), "model.layers.%u.mlp.experts.%u.%s_proj.weight", layer, h->c.n_routed, part);
+    snprintf(from, sizeof(from), "model.layers.%u.mlp.experts.%u.%s_proj.weight", layer, n_routed(h, layer),
+             part);
     TRY(add_simple(h, to, from, rows, cols, 0));
 done:
     return st;
@@ -245,7 +278,7 @@ static enum vkmoe_status add_layer(struct hf *h, uint32_t layer)
     enum vkmoe_status st;
     uint64_t dim = h->c.dim, q = (uint64_t)h->c.n_heads * h->c.head_dim,
              kv = (uint64_t)h->c.n_kv_heads * h->c.head_dim;
-    uint64_t router[2] = {dim, h->c.n_routed};
+    uint64_t router[2] = {dim, n_routed(h, layer)};
     const struct {
         const char *to, *from;
         uint64_t rows, cols;
@@ -268,8 +301,8 @@ static enum vkmoe_status add_layer(struct hf *h, uint32_t layer)
     snprintf(to, sizeof(to), "blk.%u.ffn_gate_inp.weight", layer);
     snprintf(from, sizeof(from), "model.layers.%u.mlp.gate.weight", layer);
     TRY(cv_add_tensor(h->p, to, MDL_F32, 2, router, 0, h->err));
-    TRY(add_source(h, from, h->c.n_experts, dim,
-                   h->c.n_routed)); /* the shared expert's row is dead: its weight is 1 */
+    TRY(add_source(h, from, n_total(h, layer), dim,
+                   n_routed(h, layer))); /* the shared expert's row is dead: its weight is 1 */
     TRY(add_experts(h, layer, "gate", h->c.ff, dim));
     TRY(add_experts(h, layer, "up", h->c.ff, dim));
     TRY(add_experts(h, layer, "down", dim, h->c.ff));
@@ -329,6 +362,8 @@ enum vkmoe_status cv_from_hf(struct cv_plan *p, struct vkmoe_err *err)
     TRY(mdl_st_open(&h->weights, h->dir, err));
     TRY(add_tensors(h));
     TRY(put_model_keys(h));
+    if (h->c.n_of_layer)
+        TRY(put_counts(h));
     TRY(put_tokenizer(h));
     TRY(put_provenance(h));
     TRY(cv_run(p, err));
@@ -337,6 +372,7 @@ done:
     mdl_st_close(h->weights);
     mdl_tokenizer_json_free(h->tok_owner);
     cor_free(h->expert_ids);
+    hf_config_free(&h->c);
     cor_free(h);
     return st;
 }

@@ -7,6 +7,7 @@
 #include <stdio.h>
 #include <string.h>
 
+#include "core/alloc.h"
 #include "core/log.h"
 #include "model/gguf.h"
 #include "model/json.h"
@@ -134,10 +135,9 @@ done:
     return st;
 }
 
-/* A list with one count per layer, or null. Counts other than want cannot be written: GGUF's deepseek has one
- * number. */
-static enum vkmoe_status check_per_layer(struct hf_reader *h, const char *key, uint32_t want,
-                                         const char *what)
+/* A list with one count per layer, or null. counts (n_layers): where to, NULL: each must be want. */
+static enum vkmoe_status read_per_layer(struct hf_reader *h, const char *key, uint32_t want, uint32_t *counts,
+                                        const char *what)
 {
     const cJSON *list = mdl_json_get(h->config, key), *item;
     uint32_t layer = 0;
@@ -153,16 +153,58 @@ static enum vkmoe_status check_per_layer(struct hf_reader *h, const char *key, u
         if (!n && want)
             return cor_fail(h->err, VKMOE_ERR_UNSUPPORTED,
                             "%s: %s: layer %u has none: dense layers are not supported", h->path, key, layer);
-        if (n != want)
+        if (counts && (n <= h->c->n_shared || n > ROUTED_MAX + h->c->n_shared))
+            return cor_fail(h->err, VKMOE_ERR_UNSUPPORTED,
+                            "%s: %s: layer %u has %" PRIu64 " %s, %u of them shared: not supported", h->path,
+                            key, layer, n, what, h->c->n_shared);
+        if (!counts && n != want)
             return cor_fail(h->err, VKMOE_ERR_UNSUPPORTED,
                             "%s: %s: layer %u has %" PRIu64
                             " %s, others %u: differing counts cannot be written",
                             h->path, key, layer, n, what, want);
+        if (counts && layer < h->c->n_layers)
+            counts[layer] = (uint32_t)n;
     }
     if (layer != h->c->n_layers)
         return cor_fail(h->err, VKMOE_ERR_FORMAT, "%s: %s has %u entries for %u layers", h->path, key, layer,
                         h->c->n_layers);
     return VKMOE_OK;
+}
+
+/* num_experts is then that of some layer (the original's scripts write the smallest). */
+static enum vkmoe_status read_counts(struct hf_reader *h)
+{
+    static const char key[] = "num_experts_per_layer";
+    uint32_t stated = h->c->n_experts, most = 0;
+    struct vkmoe_err *err = h->err;
+    enum vkmoe_status st = VKMOE_OK;
+    bool found = false, equal = true;
+
+    if (!mdl_json_get(h->config, key))
+        return VKMOE_OK;
+    h->c->n_of_layer = cor_array(h->c->n_layers, sizeof(*h->c->n_of_layer));
+    if (!h->c->n_of_layer)
+        FAIL(VKMOE_ERR_MEMORY, "%s: no memory for %u layers", h->path, h->c->n_layers);
+    TRY(read_per_layer(h, key, stated, h->c->n_of_layer, "experts"));
+    for (uint32_t l = 0; l < h->c->n_layers; l++) {
+        uint32_t n = h->c->n_of_layer[l];
+
+        most = n > most ? n : most;
+        found = found || n == stated;
+        equal = equal && n == stated;
+    }
+    if (!found)
+        FAIL(VKMOE_ERR_FORMAT, "%s: %s: no layer has %u experts, as num_experts says", h->path, key, stated);
+    h->c->n_experts = most;
+    if (!equal) {
+        cor_log(VKMOE_LOG_WARN, "%s: layers differ in their number of experts: only vkmoe runs the file",
+                h->path);
+    } else {
+        cor_free(h->c->n_of_layer);
+        h->c->n_of_layer = NULL;
+    }
+done:
+    return st;
 }
 
 static bool is_empty_list(const cJSON *v) /* null, [], or a list of such */
@@ -210,7 +252,7 @@ static enum vkmoe_status refuse_settings(struct hf_reader *h)
         FAIL(VKMOE_ERR_UNSUPPORTED, "%s: always_active_experts cannot be written in architecture deepseek",
              h->path);
     v = mdl_json_get(h->config, "num_local_experts");
-    if (v && !(mdl_json_u64(v, UINT32_MAX, &n) && n == h->c->n_experts))
+    if (v && !h->c->n_of_layer && !(mdl_json_u64(v, UINT32_MAX, &n) && n == h->c->n_experts))
         FAIL(VKMOE_ERR_FORMAT, "%s: num_local_experts differs from num_experts %u", h->path, h->c->n_experts);
 done:
     return st;
@@ -231,6 +273,7 @@ static enum vkmoe_status read_experts(struct hf_reader *h)
     if (h->c->n_shared > 1)
         FAIL(VKMOE_ERR_UNSUPPORTED, "%s: num_shared_experts %u: only 0 or 1 is supported", h->path,
              h->c->n_shared);
+    TRY(read_counts(h));
     if (h->c->n_shared >= h->c->n_experts || k <= h->c->n_shared || k > h->c->n_experts)
         FAIL(VKMOE_ERR_FORMAT, "%s: num_experts_per_tok %u of num_experts %u with %u shared is not possible",
              h->path, k, h->c->n_experts, h->c->n_shared);
@@ -241,8 +284,7 @@ static enum vkmoe_status read_experts(struct hf_reader *h)
              h->path, h->c->n_routed, h->c->top_k, ROUTED_MAX, TOP_K_MAX);
     if (h->c->norm_topk && h->c->n_shared)
         FAIL(VKMOE_ERR_UNSUPPORTED, "%s: norm_topk_prob with shared experts is not defined", h->path);
-    TRY(check_per_layer(h, "num_experts_per_layer", h->c->n_experts, "experts"));
-    TRY(check_per_layer(h, "num_shared_experts_per_layer", h->c->n_shared, "shared experts"));
+    TRY(read_per_layer(h, "num_shared_experts_per_layer", h->c->n_shared, NULL, "shared experts"));
     if (h->c->norm_topk || !h->c->n_shared)
         cor_log(VKMOE_LOG_WARN, "%s: without a shared expert or with norm_topk_prob only vkmoe runs the file",
                 h->path);
@@ -294,4 +336,10 @@ enum vkmoe_status hf_config_read(struct hf_config *c, const char *path, struct v
     st = read_all(&h);
     cJSON_Delete(h.config);
     return st;
+}
+
+void hf_config_free(struct hf_config *c)
+{
+    cor_free(c->n_of_layer);
+    c->n_of_layer = NULL;
 }

@@ -209,6 +209,7 @@ static void put_layer(struct writer *w, uint32_t l)
 {
     const struct hf_dir *h = w->h;
     uint32_t hd = h->dim / h->heads, kv = h->kv_heads * hd;
+    uint32_t experts = h->per_layer ? h->per_layer[l] : h->experts;
     char name[128];
 
 #define NAME(...) (snprintf(name, sizeof(name), __VA_ARGS__), name)
@@ -218,8 +219,8 @@ static void put_layer(struct writer *w, uint32_t l)
     put_tensor(w, NAME("model.layers.%u.self_attn.k_proj.weight", l), kv, h->dim);
     put_tensor(w, NAME("model.layers.%u.self_attn.v_proj.weight", l), kv, h->dim);
     put_tensor(w, NAME("model.layers.%u.self_attn.o_proj.weight", l), h->dim, h->heads * hd);
-    put_tensor(w, NAME("model.layers.%u.mlp.gate.weight", l), h->experts, h->dim);
-    for (uint32_t e = 0; e < h->experts; e++) {
+    put_tensor(w, NAME("model.layers.%u.mlp.gate.weight", l), experts, h->dim);
+    for (uint32_t e = 0; e < experts; e++) {
         put_tensor(w, NAME("model.layers.%u.mlp.experts.%u.gate_proj.weight", l, e), h->ff, h->dim);
         put_tensor(w, NAME("model.layers.%u.mlp.experts.%u.up_proj.weight", l, e), h->ff, h->dim);
         put_tensor(w, NAME("model.layers.%u.mlp.experts.%u.down_proj.weight", l, e), h->dim, h->ff);

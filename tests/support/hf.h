@@ -8,7 +8,8 @@
 struct hf_dir {
     char path[2048];
     uint32_t layers, dim, heads, kv_heads, ff, experts, shared, per_tok, vocab;
-    enum mdl_type type;       /* of model.safetensors: F32, F16 or BF16 */
+    const uint32_t *per_layer; /* experts of each layer, shared included; NULL: all have `experts` */
+    enum mdl_type type;        /* of model.safetensors: F32, F16 or BF16 */
     bool tied;                /* no lm_head.weight */
     bool sharded;             /* two shards and an index */
     const char *extra_tensor; /* NULL or the name of one more, a vector of 4 */
