@@ -267,6 +267,109 @@ static void test_chunks(void **state)
     close_model(&c);
 }
 
+/* ---- against a plain reference
+ * ------------------------------------------------------------------------------- */
+
+enum { REF_PROMPT = 30, REF_DECODE = 3, REF_TOKENS = REF_PROMPT + REF_DECODE, MAX_ROUTED = 64 };
+
+struct plain {
+    struct mdl_ref *ref;
+    const struct mdl_config *c;
+    uint32_t mask[MASK_WORDS];
+    float logits[6 * MAX_ROUTED];
+    double margin; /* smallest gap between the sums of the last expert picked and the first one left out */
+};
+
+/* Sums of softmax over the routed experts at one layer, over the prompt, with the layers before it masked:
+ * the training objective's pool, a pass over the text for each layer. */
+static void plain_sums(struct plain *p, uint32_t layer, double *sum)
+{
+    struct vkmoe_err err;
+
+    memset(sum, 0, p->c->n_experts * sizeof(*sum));
+    mdl_ref_reset(p->ref);
+    mdl_ref_allow(p->ref, p->mask);
+    for (uint32_t t = 0; t < REF_PROMPT; t++) {
+        const float *z = p->logits + (size_t)layer * p->c->n_experts;
+        double all = 0;
+
+        test_ok(mdl_ref_feed(p->ref, text[t], NULL, NULL, &err), &err);
+        for (uint32_t e = 0; e < p->c->n_experts; e++)
+            all += exp(z[e]);
+        for (uint32_t e = 0; e < p->c->n_experts; e++)
+            sum[e] += exp(z[e]) / all;
+    }
+}
+
+/* Strikes the experts with the smallest sums until `doc` are left. */
+static void plain_pick(struct plain *p, uint32_t layer, uint32_t doc)
+{
+    double sum[MAX_ROUTED], last = 0;
+    uint32_t *mask = p->mask + layer * run_mask_words(p->c);
+
+    plain_sums(p, layer, sum);
+    for (uint32_t left = p->c->n_experts; left >= doc; left--) {
+        uint32_t worst = NONE;
+
+        for (uint32_t e = 0; e < p->c->n_experts; e++)
+            if (mask[e / 32] >> (e % 32) & 1 && (worst == NONE || sum[e] <= sum[worst]))
+                worst = e;
+        if (left == doc) {
+            p->margin = fmin(p->margin, sum[worst] - last);
+            break;
+        }
+        last = sum[worst];
+        mask[worst / 32] &= ~(1u << (worst % 32));
+    }
+}
+
+static void check_plain(struct device_case *c, uint32_t doc, uint32_t chunk)
+{
+    struct run_session_params sp = {.doc_experts = doc, .chunk = chunk};
+    struct plain p = {.c = &c->model->mdl->config, .margin = 1};
+    const struct mdl_ref_params rp = {.n_ctx = REF_TOKENS, .allowed = c->model->allowed};
+    const struct mdl_ref_watch watch = {.logits = p.logits};
+    float *want = cor_array(p.c->vocab_size, sizeof(float));
+    struct golden_diff diff = {0};
+    struct run_session *s;
+    struct vkmoe_err err;
+
+    test_ok(mdl_ref_create(&p.ref, c->model->mdl, &rp, &err), &err);
+    mdl_ref_watch(p.ref, &watch);
+    memcpy(p.mask, c->model->allowed, sizeof(p.mask));
+    for (uint32_t l = 0; l < p.c->n_layers; l++)
+        plain_pick(&p, l, doc);
+    assert_true(p.margin > 1e-5); /* else a rounding could exchange two experts: choose another text */
+    s = open_session(c, sp);
+    device_feed(s, text, REF_PROMPT);
+    assert_memory_equal(run_session_state(s)->allowed, p.mask, sizeof(p.mask));
+    mdl_ref_reset(p.ref);
+    mdl_ref_allow(p.ref, p.mask);
+    for (uint32_t t = 0; t < REF_TOKENS; t++) {
+        if (t >= REF_PROMPT)
+            device_feed(s, text + t, 1);
+        test_ok(mdl_ref_feed(p.ref, text[t], want, NULL, &err), &err);
+        if (t + 1 >= REF_PROMPT)
+            golden_diff_add(&diff, run_session_logits(s), want, p.c->vocab_size);
+    }
+    golden_diff_check(&diff, "a document pool", GOLDEN_NMSE_F32, GOLDEN_DIFF_F32);
+    run_session_destroy(s);
+    mdl_ref_destroy(p.ref);
+    cor_free(want);
+}
+
+static void test_plain(void **state)
+{
+    struct device_case c = open_model(MDL_BF16, NULL);
+
+    (void)state;
+    assert_int_equal(c.model->mdl->config.n_layers * run_mask_words(&c.model->mdl->config), MASK_WORDS);
+    check_plain(&c, 16, 0);
+    check_plain(&c, 16, 11);
+    check_plain(&c, 5, 0);
+    close_model(&c);
+}
+
 /* A first feed of one token picks nothing; the pool comes with the sixteenth. Later ones drift. */
 static void test_late_and_refresh(void **state)
 {
@@ -451,6 +554,7 @@ int main(void)
         cmocka_unit_test(test_room_of_layers),
         cmocka_unit_test(test_refused),
         cmocka_unit_test(test_chunks),
+        cmocka_unit_test(test_plain),
         cmocka_unit_test(test_late_and_refresh),
         cmocka_unit_test(test_two_sessions),
         cmocka_unit_test(test_switch),
