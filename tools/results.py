@@ -46,6 +46,14 @@ def main():
         out += ["", "Files carved to 12.5 % from F32, against llama.cpp's CPU backend on the same file:", ""]
         out += ["| " + " | ".join(columns) + " |", "|" + "---|" * len(columns)]
         out += ["| " + " | ".join(words) + " |" for words in carved]
+    ranked = [figure.split()[1:-1] for r in shards.values() for figure in r.get("figure", [])
+              if figure.startswith("rank ") and figure.endswith(" ok")]
+    if ranked:
+        columns = ["driver", "model", "text", "tokens", "mean furthest from golden's", "limit",
+                   "experts exchanged by ties"]
+        out += ["", "Mean router probabilities of calibration texts, and the 12.5 % subsets chosen by them:", ""]
+        out += ["| " + " | ".join(columns) + " |", "|" + "---|" * len(columns)]
+        out += ["| " + " | ".join(words) + " |" for words in ranked]
     page = ROOT / "docs/RESULTS.md"
     text = page.read_text()
     head, rest = text.split(BEGIN)

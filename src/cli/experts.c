@@ -1,4 +1,5 @@
 /* vkmoe experts: which experts a workload uses, and files with only those; one file each. */
+#include <stdio.h>
 #include <string.h>
 
 #include "cli/cli.h"
@@ -13,6 +14,16 @@ static const struct cli_cmd *const kinds[] = {
     NULL, /* one row per subcommand */
 };
 
+/* Below --help. */
+static void list_kinds(void)
+{
+    printf("\nsubcommands:\n");
+    for (size_t i = 0; i < COR_COUNT(kinds) && kinds[i]; i++) {
+        printf("  %-12s  ", strchr(kinds[i]->name, ' ') + 1);
+        cli_wrap(stdout, kinds[i]->summary, 16, 16);
+    }
+}
+
 static int run(const struct cli_cmd *cmd, int argc, char **argv)
 {
     const struct cli_opt none[] = {{NULL, CLI_FLAG, NULL, NULL, NULL, 0, 0}};
@@ -22,6 +33,8 @@ static int run(const struct cli_cmd *cmd, int argc, char **argv)
     if (argv[1][0] == '-') {
         int status = cli_parse(cmd, none, argc, argv, NULL);
 
+        if (status == CLI_GOOD)
+            list_kinds();
         return status >= 0 ? status : cli_usage(cmd, "no subcommand named");
     }
     for (size_t i = 0; i < COR_COUNT(kinds) && kinds[i]; i++)

@@ -9,32 +9,18 @@ DOMAIN is a name in golden's manifest or `all`. Needs ../shared beside the check
 which fetches llama.cpp's CPU backend once into out/peer. Prints one "figure" line per domain with the largest
 relative difference, and a "counts" line; fails past LIMIT.
 """
-import array
 import json
 import math
-import pathlib
 import shutil
 import subprocess
 import sys
 
-sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent.parent))
-from run_tests import ROOT, driver_environment
-from perplexity import SHARED, model_file
+from golden import ROOT, SHARED, model_file, read_npy, subset_file
+from run_tests import driver_environment
 
 LIMIT = 1e-3
 N_TOKENS = 96
 PEER = ROOT / "out" / "peer"
-
-
-def read_npy(path, kind):
-    """Values ('i' or 'f', 4 bytes each) and shape of a little-endian .npy file, version 1.0."""
-    data = path.read_bytes()
-    end = 10 + int.from_bytes(data[8:10], "little")
-    header = data[10:end].decode()
-    shape = [int(n) for n in header.split("'shape':")[1].split("(")[1].split(")")[0].split(",") if n.strip()]
-    values = array.array(kind)
-    values.frombytes(data[end:])
-    return values, shape
 
 
 def peer_is_there():
@@ -61,19 +47,7 @@ def peer_is_there():
 
 def carve(program, model, name, domain, path):
     """The golden subset of a domain as a file, and the GGUF file carved by it."""
-    folder = SHARED / "golden" / name
-    domains = json.loads((folder / "manifest.json").read_text())["domains"]
-    ids, (n_domains, n_layers, n_kept) = read_npy(folder / "subset_125.npy", "i")
-    assert n_domains == len(domains)
-    at = domains.index(domain) * n_layers * n_kept
-    facts = json.loads(subprocess.run([program, "inspect", model, "--json"], check=True,
-                                      stdout=subprocess.PIPE).stdout)
-    routed = facts["config"]["n_routed"]
-    lists = [list(ids[at + l * n_kept:at + (l + 1) * n_kept]) + [routed] for l in range(n_layers)]
-    subset = path.with_suffix(".json")
-    subset.write_text(json.dumps({"format": "vkmoe.subset", "version": 1, "model": facts["name"],
-                                  "n_layers": n_layers, "n_routed": routed, "n_shared": 1, "keep": n_kept + 1,
-                                  "method": "router", "experts_kept_per_layer": lists}))
+    subset = subset_file(name, domain, path.with_suffix(".json"))
     subprocess.run([program, "experts", "carve", "-m", model, "--experts", subset, "-o", path],
                    check=True, stdout=subprocess.DEVNULL)
 

@@ -1,39 +1,29 @@
 #!/usr/bin/env python3
 """Perplexity of complete validation texts on the device against the sums of the PyTorch original.
 
-    tools/full/perplexity.py BUILD DRIVER MODEL TYPE CACHE DOMAIN...
+    tools/full/perplexity.py BUILD DRIVER MODEL TYPE CACHE [--subset] DOMAIN...
 
 MODEL is emo-nano or stdmoe-nano, TYPE a weight format, CACHE f32 or f16, DOMAIN a name in golden's
-manifest or `all`. Prints one "figure" line per text and a "counts" line; fails when a perplexity is
-further from golden than its limit.
+manifest or `all`. --subset: with only the experts of the domain's golden 12.5 % subset. Prints one "figure"
+line per text and a "counts" line; fails when a perplexity is further from golden than its limit.
 """
 import json
 import math
-import pathlib
 import subprocess
 import sys
 
-sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent.parent))
-from run_tests import ROOT, driver_environment
+from golden import ROOT, SHARED, manifest, model_file, subset_file
+from run_tests import driver_environment
 
-SHARED = ROOT.parent / "shared" / "models"
 # Relative, of the perplexity per token; the larger of format and cache holds.
-LIMITS = {"bf16": 1e-5, "f16": 1e-4, "q8_0": 1e-3, "q4_0": 3e-2}
-
-
-def model_file(build, model, kind):
-    """The model in a format, converted once per build."""
-    path = ROOT / build / "full" / f"{model}-{kind}.gguf"
-    if not path.exists():
-        path.parent.mkdir(exist_ok=True)
-        program = ROOT / build / "vkmoe"
-        subprocess.run([program, "convert", SHARED / model, "-o", path, "--type", kind], check=True)
-    return path
+LIMITS = {"bf16": 1e-5, "f32": 1e-5, "f16": 1e-4, "q8_0": 1e-3, "q4_0": 3e-2}
 
 
 def main():
     build, driver, model, kind, cache, *domains = sys.argv[1:]
-    golden = json.loads((SHARED / "golden" / model / "manifest.json").read_text())["nll"]
+    subset = domains[0] == "--subset"
+    domains = domains[subset:]
+    golden = manifest(model)["nll"]
     if domains == ["all"]:
         domains = list(golden)
     limit = max(LIMITS[kind], LIMITS["f16"] if cache == "f16" else 0)
@@ -44,17 +34,19 @@ def main():
         text = SHARED / "data" / f"{domain}.validation.txt"
         command = [ROOT / build / "vkmoe", "eval", "-m", path, "-f", text, "-ctk", cache, "-ctv", cache,
                    "--json"]
+        if subset:
+            command += ["--experts", subset_file(model, domain, path.with_name(f"{model}-{domain}-125.json"))]
         got = json.loads(subprocess.run(command, env=environment, check=True, stdout=subprocess.PIPE).stdout)
         want = golden[domain]
         if (got["tokens"], got["bytes"]) != (want["predicted_tokens"], want["bytes"]):
             print(f"{domain}: {got['tokens']} tokens, {got['bytes']} bytes: not the text of golden")
             bad += 1
             continue
-        error = math.expm1((got["nll"] - want["full"]) / got["tokens"])
+        error = math.expm1((got["nll"] - want["subset_125" if subset else "full"]) / got["tokens"])
         good = abs(error) <= limit
         bad += not good
-        print(f"figure {driver} {model} {kind} {cache} {domain} {got['tokens']} {got['ppl']:.6f} "
-              f"{100 * error:+.6f} {100 * limit:g} {'ok' if good else 'FAIL'}", flush=True)
+        print(f"figure {driver} {model} {kind} {cache} {domain}{'/12.5%' if subset else ''} {got['tokens']} "
+              f"{got['ppl']:.6f} {100 * error:+.6f} {100 * limit:g} {'ok' if good else 'FAIL'}", flush=True)
     print(f"counts {len(domains) - bad} {bad} 0")
     return bad > 0
 
