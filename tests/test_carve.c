@@ -533,7 +533,7 @@ static void changed_goes_back(void **state)
     test_ok(xp_ids_read(&ids, m, &err), &err);
     /* One expert of layer 1, one row of layer 2's router, one dense tensor. */
     off[0] = xp_part(m, 1, XP_DOWN)->file_off + xp_part_bytes(m, 1, XP_DOWN) * 2 + 7;
-    off[1] = xp_part(m, 2, XP_ROUTER)->file_off + xp_part_bytes(m, 2, XP_ROUTER) * 3 + 9;
+    off[1] = xp_part(m, 2, XP_GATE_INP)->file_off + xp_part_bytes(m, 2, XP_GATE_INP) * 3 + 9;
     off[2] = m->layers[0].q->file_off + 5;
     expert = xp_ids_original(&ids, 1, 2);
     row = xp_ids_original(&ids, 2, 3);

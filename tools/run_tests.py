@@ -41,6 +41,7 @@ MATRIX = [
     ("test_e2e_eval", ["lavapipe", "swiftshader"], []),
     ("test_e2e_caps", ["lavapipe", "swiftshader"], []),  # sessions and failures take the same paths
     ("test_e2e_cli_run", ["lavapipe", "swiftshader"], ["lavapipe"]),
+    ("test_e2e_cli_experts_eval", ["lavapipe"], []),
     ("test_e2e_cli*", ["lavapipe"], ["lavapipe"]),  # what the program does around it depends on no driver
     ("test_e2e_budget", ["lavapipe"], []),  # nor do decisions of the host
     ("test_e2e_doc", ["lavapipe"], ["lavapipe"]),

@@ -22,7 +22,7 @@ extern const struct cli_cmd cli_devices, cli_convert, cli_inspect, cli_tokenize,
     cli_eval, cli_experts, cli_synth, cli_bench, cli_bench_pool, cli_bench_decode;
 extern const struct cli_cmd cli_experts_rank, cli_experts_merge;
 extern const struct cli_cmd cli_experts_carve, cli_experts_merge_back, cli_experts_diff;
-extern const struct cli_cmd cli_experts_report;
+extern const struct cli_cmd cli_experts_report, cli_experts_eval;
 
 /* Values of an option that takes several: those behind it up to the next option, and repeats add to them. */
 struct cli_strs {

@@ -49,9 +49,7 @@ done:
     return st;
 }
 
-/* cJSON ends strings at a NUL, so the text behind \u0000 would be lost without a word. line: n bytes, valid
- * JSON. */
-static bool has_nul(const char *line, size_t n)
+bool cli_json_has_nul(const char *line, size_t n)
 {
     for (size_t i = 0; i + 6 <= n; i++)
         if (line[i] == '\\' && line[++i] == 'u' && !memcmp(line + i + 1, "0000", 4))
@@ -72,7 +70,7 @@ static enum vkmoe_status add_line(struct cli_corpus *c, const char *line, size_t
     text = mdl_json_get(obj, "text");
     if (!cJSON_IsString(text))
         FAIL(VKMOE_ERR_FORMAT, "%s: no string \"text\"", where);
-    if (has_nul(line, n))
+    if (cli_json_has_nul(line, n))
         FAIL(VKMOE_ERR_UNSUPPORTED, "%s: a NUL (\\u0000) in a string", where);
     if (text->valuestring[0]) /* as between separators: empty documents are none */
         TRY(add_document(c, text->valuestring, strlen(text->valuestring), err));

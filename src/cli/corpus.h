@@ -28,4 +28,8 @@ enum vkmoe_status cli_corpus_load(struct cli_corpus *c, const char *file, const 
                                   struct vkmoe_err *err);
 void cli_corpus_free(struct cli_corpus *c);
 
+/* cJSON ends strings at a NUL, so the text behind \u0000 would be lost without a word. line: n bytes, valid
+ * JSON. */
+bool cli_json_has_nul(const char *line, size_t n);
+
 #endif

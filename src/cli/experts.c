@@ -11,6 +11,7 @@ static const struct cli_cmd *const kinds[] = {
     &cli_experts_merge_back,
     &cli_experts_diff,
     &cli_experts_report,
+    &cli_experts_eval,
     NULL, /* one row per subcommand */
 };
 

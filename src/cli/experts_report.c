@@ -489,6 +489,8 @@ static int report_main(const struct cli_cmd *cmd, int argc, char **argv)
         return cli_usage(cmd, "give the page to write with -o");
     if (r.models.n > MAX_MODELS)
         return cli_usage(cmd, "-m takes at most %d models", MAX_MODELS);
+    if (e.experts)
+        return cli_usage(cmd, "--experts is not for experts report: it looks at all of them");
     for (size_t i = 0; i < r.files.n; i++)
         if (r.models.n > 1 && !strcmp(r.files.at[i], "-"))
             return cli_usage(cmd, "standard input cannot be read twice, for two models");

@@ -146,8 +146,8 @@ static void measure(struct report *r)
 static enum vkmoe_status digest_layer(struct report *r, uint32_t layer, void *buf, struct cli_progress *bar,
                                       struct vkmoe_err *err)
 {
-    const struct mdl_tensor *rows = xp_part(r->m, layer, XP_ROUTER);
-    uint64_t n = xp_part_bytes(r->m, layer, XP_ROUTER);
+    const struct mdl_tensor *rows = xp_part(r->m, layer, XP_GATE_INP);
+    uint64_t n = xp_part_bytes(r->m, layer, XP_GATE_INP);
     enum vkmoe_status st = VKMOE_OK;
     struct cor_sha256 h;
 

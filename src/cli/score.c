@@ -27,14 +27,21 @@ double cli_token_nll(const float *logits, uint32_t vocab, int32_t id)
     return log(sum) + top - logits[id];
 }
 
+static void step(struct cli_score *s, uint64_t bytes)
+{
+    if (s->over)
+        cli_progress_step(s->over, s->over_done + bytes, s->over_total);
+    else
+        cli_progress_step(&s->bar, bytes, s->total);
+}
+
 static bool score_row(void *user, size_t index, const float *logits)
 {
     const struct window *w = user;
 
     w->score->nll += cli_token_nll(logits, w->vocab, w->next[index]);
     w->score->tokens++;
-    cli_progress_step(&w->score->bar, w->bytes + (uint64_t)((double)(index + 1) * w->bytes_per_row),
-                      w->score->total);
+    step(w->score, w->bytes + (uint64_t)((double)(index + 1) * w->bytes_per_row));
     return !cor_interrupted();
 }
 

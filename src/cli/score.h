@@ -12,6 +12,9 @@ struct cli_score {
     struct cli_progress bar;
     uint64_t total;    /* bytes to score */
     size_t first_feed; /* tokens of a document that are fed before the others, 0: no such cut */
+    /* one bar over several corpora, NULL: the own one; bytes before this corpus, and of all of them */
+    struct cli_progress *over;
+    uint64_t over_done, over_total;
 };
 
 /* -log softmax(logits)[id], in double. */

@@ -213,7 +213,7 @@ static enum vkmoe_status put_tensors(struct carve *c)
 
         memcpy(dims, t->dims, sizeof(dims));
         if (xp_part_of(c->m, t, &layer, &part)) {
-            dims[part == XP_ROUTER ? 1 : 2] = xp_subset_count(c->p->subset, layer);
+            dims[part == XP_GATE_INP ? 1 : 2] = xp_subset_count(c->p->subset, layer);
             bytes = xp_part_bytes(c->m, layer, part) * xp_subset_count(c->p->subset, layer);
         }
         TRY(mdl_gguf_put_tensor(c->w, t->name, t->type, t->n_dims, dims, c->err));
@@ -460,5 +460,28 @@ enum vkmoe_status xp_carve(const struct xp_carve_params *p, struct xp_carve_resu
     cor_free(c.piece);
     xp_ids_free(&c.ids);
     mdl_close(c.m);
+    return st;
+}
+
+enum vkmoe_status xp_carve_size(const struct xp_carve_params *p, struct mdl_model *m, uint64_t *bytes,
+                                struct vkmoe_err *err)
+{
+    struct xp_carve_params named = *p; /* for messages: nothing is written */
+    struct xp_carve_result r = {.out_bytes = 0};
+    struct carve c = {.p = &named, .r = &r, .m = m, .err = err};
+    enum vkmoe_status st = VKMOE_OK;
+
+    *bytes = 0;
+    named.out = p->subset_name;
+    memset(r.sha256, '0', sizeof(r.sha256) - 1); /* any digest is as long */
+    TRY(xp_ids_read(&c.ids, m, err));
+    TRY(judge(&c));
+    TRY(mdl_gguf_create(&c.w, NULL, err));
+    TRY(put_tensors(&c));
+    TRY(put_keys(&c));
+    *bytes = mdl_gguf_declared(c.w);
+done:
+    mdl_gguf_discard(c.w);
+    xp_ids_free(&c.ids);
     return st;
 }

@@ -36,6 +36,11 @@ struct xp_carve_result {
  * the number that would hold the subset), and when out is what is read; VKMOE_ERR_IO on Ctrl-C. */
 enum vkmoe_status xp_carve(const struct xp_carve_params *p, struct xp_carve_result *r, struct vkmoe_err *err);
 
+/* Bytes of the file that xp_carve would write, without writing it. p: model, subset, subset_name and
+ * vkmoe_only are used; m: the model. */
+enum vkmoe_status xp_carve_size(const struct xp_carve_params *p, struct mdl_model *m, uint64_t *bytes,
+                                struct vkmoe_err *err);
+
 /* Path of the metadata that belongs to a carved file: STEM.pruning_metadata.json where that is there, else
  * pruning_metadata.json in its directory where that is not there or names the file in `file`, else the first.
  */

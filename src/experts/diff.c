@@ -90,7 +90,7 @@ static enum vkmoe_status compare_layer(struct compare *c, uint32_t layer)
         at->weights = at->row = XP_SAME;
         for (int p = XP_GATE; p <= XP_DOWN; p++)
             TRY(part_differs(c, layer, p, e, other, &at->weights));
-        TRY(part_differs(c, layer, XP_ROUTER, e, other, &at->row));
+        TRY(part_differs(c, layer, XP_GATE_INP, e, other, &at->row));
     }
     for (uint32_t e = 0; e < n_b; e++) {
         uint32_t original = xp_ids_original(&c->b_ids, layer, e);

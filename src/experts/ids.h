@@ -24,7 +24,7 @@ uint32_t xp_ids_original(const struct xp_ids *ids, uint32_t layer, uint32_t expe
 uint32_t xp_ids_find(const struct xp_ids *ids, uint32_t layer, uint32_t original);
 
 /* One of the tensors that hold the experts of a layer: three of slices, and the router's rows. */
-enum { XP_GATE, XP_UP, XP_DOWN, XP_ROUTER, XP_PARTS };
+enum { XP_GATE, XP_UP, XP_DOWN, XP_GATE_INP, XP_PARTS };
 const struct mdl_tensor *xp_part(const struct mdl_model *m, uint32_t layer, int part);
 uint64_t xp_part_bytes(const struct mdl_model *m, uint32_t layer, int part); /* of one expert */
 /* The layer whose experts a tensor holds, and which part it is; false: it is dense. */

@@ -86,6 +86,7 @@ enum vkmoe_status mdl_gguf_read(const struct mdl_gguf *g, const struct mdl_tenso
 /* Writing: declare all keys and tensors, then append the data of each tensor in the order declared, then
  * commit. */
 struct mdl_gguf_writer;
+/* path NULL: no file, only to ask mdl_gguf_declared; nothing but declarations then. */
 enum vkmoe_status mdl_gguf_create(struct mdl_gguf_writer **out, const char *path, struct vkmoe_err *err);
 enum vkmoe_status mdl_gguf_put_u32(struct mdl_gguf_writer *w, const char *key, uint32_t v,
                                    struct vkmoe_err *err);
@@ -106,6 +107,8 @@ enum vkmoe_status mdl_gguf_put_tensor(struct mdl_gguf_writer *w, const char *nam
 enum vkmoe_status mdl_gguf_write_data(struct mdl_gguf_writer *w, const void *data, size_t n,
                                       struct vkmoe_err *err);
 uint64_t mdl_gguf_written(const struct mdl_gguf_writer *w); /* bytes of the file so far */
+/* Bytes that the file will have with what has been declared so far. */
+uint64_t mdl_gguf_declared(const struct mdl_gguf_writer *w);
 /* Checks that it is whole and flushes it to disk under its temporary name: commit then only renames. */
 enum vkmoe_status mdl_gguf_finish(struct mdl_gguf_writer *w, struct vkmoe_err *err);
 /* Frees w in either case. */

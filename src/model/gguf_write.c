@@ -90,9 +90,10 @@ enum vkmoe_status mdl_gguf_create(struct mdl_gguf_writer **out, const char *path
     struct mdl_gguf_writer *w = cor_zalloc(sizeof(*w));
 
     *out = NULL;
-    if (!w || !(w->path = cor_strdup(path)))
-        FAIL(VKMOE_ERR_MEMORY, "%s: no memory to write the file", path);
-    TRY(cor_out_create(&w->out, path, err));
+    if (!w || !(w->path = cor_strdup(path ? path : "GGUF")))
+        FAIL(VKMOE_ERR_MEMORY, "%s: no memory to write the file", path ? path : "GGUF");
+    if (path)
+        TRY(cor_out_create(&w->out, path, err));
     *out = w;
     w = NULL;
 done:
@@ -211,6 +212,13 @@ static enum vkmoe_status pad(struct mdl_gguf_writer *w, struct vkmoe_err *err)
     size_t over = (size_t)(cor_out_size(w->out) % ALIGNMENT);
 
     return over ? cor_out_write(w->out, zeros, ALIGNMENT - over, err) : VKMOE_OK;
+}
+
+uint64_t mdl_gguf_declared(const struct mdl_gguf_writer *w)
+{
+    uint64_t header = 4 + 4 + 8 + 8 + w->kvs.n + w->infos.n;
+
+    return (header + ALIGNMENT - 1) / ALIGNMENT * ALIGNMENT + w->data_bytes;
 }
 
 static enum vkmoe_status write_header(struct mdl_gguf_writer *w, struct vkmoe_err *err)
