@@ -1,4 +1,4 @@
-# The page of `vkmoe experts report`: template, style and script stand in src/cli/report, the program carries them.
+# The page of `vkmoe experts report`: the program carries the template, style and script of src/cli/report.
 foreach(part html css js)
   set(in ${PROJECT_SOURCE_DIR}/src/cli/report/report.${part})
   set(out ${CMAKE_BINARY_DIR}/generated/report_${part}.c)
