@@ -27,6 +27,7 @@ LAYERS = {
 
 BANNED = re.compile(r"\b(atoi|strcpy|strcat|sprintf|strtok|getenv|exit|abort|printf)\s*\(")
 HEAP = re.compile(r"(?<![\w.>])(malloc|calloc|realloc|free)\s*\(")
+PLATFORM_FILES = ("src/core/os.c", "src/core/thread.c")
 PLATFORM = re.compile(r"^\s*#\s*(?:if|ifdef|ifndef|elif)\b.*"
                       r"(_WIN32|_MSC_VER|__linux__|__APPLE__|__unix__|__MINGW)")
 INCLUDE = re.compile(r'^\s*#\s*include\s*["<]([^">]+)[">]')
@@ -113,8 +114,8 @@ def check_calls(path, lines):
                 if (path, m.group(1)) not in EXCEPTIONS:
                     error(path, number, "%s() is not used here" % m.group(1))
         m = PLATFORM.match(line)
-        if m and (path, m.group(1)) not in EXCEPTIONS and path != "src/core/os.c":
-            error(path, number, "platforms are told apart in src/core/os.c only")
+        if m and (path, m.group(1)) not in EXCEPTIONS and path not in PLATFORM_FILES:
+            error(path, number, "platforms are told apart in %s only" % " and ".join(PLATFORM_FILES))
 
 
 def check_kernels(files):

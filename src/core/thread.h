@@ -1,4 +1,4 @@
-/* Threads, locks and sleeping, as small as the engine needs them. Written per system in os.c. */
+/* Threads, locks and sleeping, as small as the engine needs them. Written per system in thread.c. */
 #ifndef COR_THREAD_H
 #define COR_THREAD_H
 

@@ -15,20 +15,20 @@ struct mdl_ref_params {
 
 /* What the router did at one layer for the last token. */
 struct mdl_ref_route {
-    uint32_t n;          /* experts selected: min(n_experts_used, allowed ones) */
-    uint32_t ids[32];    /* by falling weight, ties to the lower id */
+    uint32_t n;       /* experts selected: min(n_experts_used, allowed ones) */
+    uint32_t ids[32]; /* by falling weight, ties to the lower id */
     float weights[32];
-    float last, next;    /* probabilities of the last expert selected and of the best one that was not, as
-                          * the softmax gives them; 0 when there is none. Rank order is open where they
-                          * are nearly equal. */
+    float last, next; /* probabilities of the last expert selected and of the best one that was not, as
+                       * the softmax gives them; 0 when there is none. Rank order is open where they
+                       * are nearly equal. */
 };
 
-/* What else a feed tells of its token; NULL: not asked. With h the normed input of a layer's experts and m their
- * weighted sum with the shared one's part. */
+/* What else a feed tells of its token; NULL: not asked. With h the normed input of a layer's experts and m
+ * their weighted sum with the shared one's part. */
 struct mdl_ref_watch {
     float *logits; /* (n_layers, n_experts) of the router, before any mask */
-    double *sums;  /* (n_layers, 3 + n_experts_used): h.h, h.m, m.m, then y.y of each expert selected, by rank,
-                    * y its output before the weight (0: none) */
+    double *sums; /* (n_layers, 3 + n_experts_used): h.h, h.m, m.m, then y.y of each expert selected, by rank,
+                   * y its output before the weight (0: none) */
 };
 
 /* Reads all weights into float arrays; VKMOE_ERR_LIMIT past 2^30 of them. m is read here only and may be
