@@ -252,6 +252,7 @@ struct vkmoe_pool_prefill {
 
 struct vkmoe_pool_stats {
     uint32_t slots, resident, segments;
+    uint32_t experts; /* that the model was opened with, in all layers */
     uint64_t slot_bytes, budget_bytes;
     uint64_t slots_bytes, staging_bytes, table_bytes; /* in use, by purpose */
     bool holds_all;                                   /* a slot for every expert: nothing is ever evicted */

@@ -299,6 +299,7 @@ void vkmoe_model_get_pool(const vkmoe_model *model, struct vkmoe_pool_stats *sta
         .slots = p->n_slots,
         .resident = run_slots_resident(p->slots),
         .segments = p->n_segs,
+        .experts = p->n_allowed,
         .slot_bytes = p->slot_bytes,
         .budget_bytes = p->budget,
         .slots_bytes = bytes.slots,

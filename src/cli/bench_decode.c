@@ -187,8 +187,8 @@ static enum vkmoe_status look(struct bench *b, struct vkmoe_err *err)
     m = vkmoe_model_facts(b->e.mdl);
     b->n_layers = m->n_layers;
     b->n_used = m->n_experts_used;
-    b->n_experts = m->n_layers * m->n_experts;
     vkmoe_model_get_pool(b->e.mdl, &p);
+    b->n_experts = p.experts;
     for (uint32_t i = 1; i < b->n_sizes; i++)
         if (b->sizes[i].percent >= 0)
             b->sizes[i].budget = budget_for(b, &b->sizes[i], &p);

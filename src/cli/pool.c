@@ -32,9 +32,10 @@ bool cli_pool_bytes(const char *text, size_t n, uint64_t *bytes)
 
 static uint32_t bank(const struct cli_engine *e)
 {
-    const struct vkmoe_model_info *m = vkmoe_model_facts(e->mdl);
+    struct vkmoe_pool_stats s;
 
-    return m->n_layers * m->n_experts;
+    vkmoe_model_get_pool(e->mdl, &s);
+    return s.experts;
 }
 
 void cli_pool_note(const struct cli_engine *e)
