@@ -129,8 +129,8 @@ static void add_choices(struct xp_stats *s, uint32_t layer, const uint32_t *pair
     }
 }
 
-/* Those that the router would choose, from the probabilities in s->row: ties to the lower id. Takes them out of
- * the row. */
+/* Those that the router would choose, from the probabilities in s->row: ties to the lower id. Takes them out
+ * of the row. */
 static void add_best(struct xp_stats *s, uint32_t layer, uint32_t n_used)
 {
     uint32_t n = s->n_there[layer];

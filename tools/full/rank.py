@@ -5,7 +5,7 @@ within LIMIT, and the 12.5 % subset, except where golden's means lie within TIE.
     tools/full/rank.py BUILD DRIVER MODEL DOMAIN...
 
 MODEL is emo-nano or stdmoe-nano, DOMAIN a name in golden's manifest or `all`. Prints one "figure" line per
-text, with the largest difference of a mean and the number of experts that ties exchanged, and a "counts" line.
+text, with the largest difference of a mean and how many experts ties exchanged, and a "counts" line.
 """
 import json
 import subprocess
