@@ -316,6 +316,8 @@ def try_cost(b, d):
     saved = 1 - sum(map(len, m["texts"][0]["kept"])) / sum(m["counts"])
     headline = b.js("document.getElementById('lead').textContent")
     expect("saves " + rounded(saved) in headline, "the headline says what is saved: " + headline)
+    tallest = b.js("Math.max(...[...document.querySelectorAll('#cost td')].map(c => c.offsetHeight))")
+    expect(tallest < 60, "cells of the table hold one line: %d pixels" % tallest)
     rows = cells(b, "#cost table")
     same([r[2] for r in rows], ["%.4f" % (t["nll"] / t["scored"]) for t in m["texts"]], "nats per token")
 
@@ -357,7 +359,7 @@ def picture(build, out):
             texts[-1].write_bytes((DATA / (name + ".validation.txt")).read_bytes())
         make(build, page, texts, 2048)
         with Browser() as b:
-            b.size(1180, 930)
+            b.size(1280, 960)
             b.colours("light")
             b.open(page.as_uri())
             b.move(1, 1)
