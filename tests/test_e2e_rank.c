@@ -340,20 +340,6 @@ static void test_random(void **state)
 /* ---- adding
  * ------------------------------------------------------------------------------------------------- */
 
-static void check_same_bytes(const char *a, const char *b)
-{
-    struct vkmoe_err err = {0};
-    char *x, *y;
-    size_t n, m;
-
-    test_ok(cor_file_slurp(file(a), 1 << 20, &x, &n, &err), &err);
-    test_ok(cor_file_slurp(file(b), 1 << 20, &y, &m, &err), &err);
-    assert_int_equal(n, m);
-    assert_memory_equal(x, y, n);
-    cor_free(x);
-    cor_free(y);
-}
-
 /* What one run over all documents sums, runs over each of them do, in any order and with any pool. */
 static void test_merge(void **state)
 {
@@ -387,7 +373,7 @@ static void test_merge(void **state)
         cli_good(&r, "experts", "merge", file(names[o[2][0] - '0']), file("two.json"), "-o",
                  file("sum.json"));
         cli_result_free(&r);
-        check_same_bytes("sum.json", "all.json");
+        test_same_files(file("sum.json"), file("all.json"));
     }
     cli_good(&r, "experts", "rank", "--stats", file("part2.json"), file("part0.json"), "--stats",
              file("part1.json"), "--coverage", "50%", "-o", file("cover.json"), "--json");

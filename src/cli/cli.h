@@ -47,6 +47,11 @@ struct cli_opt {
  * synopsis, options and example. Returns -1 to go on, else the exit status to return at once. */
 int cli_parse(const struct cli_cmd *cmd, const struct cli_opt *opts, int argc, char **argv, int *n_pos);
 
+/* For commands that consist of others, named "PARENT CHILD": runs the one that argv[1] names. --help lists
+ * them. */
+int cli_dispatch(const struct cli_cmd *cmd, const struct cli_cmd *const *children, size_t n, int argc,
+                 char **argv);
+
 /* "vkmoe: message" on stderr; returns CLI_USAGE for VKMOE_ERR_ARGUMENT, else CLI_FAILED. */
 int cli_error(const struct vkmoe_err *err);
 /* One line "vkmoe NAME: ...; try vkmoe NAME --help" on stderr; returns CLI_USAGE. */

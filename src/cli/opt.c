@@ -217,3 +217,32 @@ int cli_parse(const struct cli_cmd *cmd, const struct cli_opt *opts, int argc, c
         *n_pos = n;
     return -1;
 }
+
+/* ---- commands of commands
+ * --------------------------------------------------------------------------------------- */
+
+static const char *child_name(const struct cli_cmd *child)
+{
+    return strchr(child->name, ' ') + 1;
+}
+
+int cli_dispatch(const struct cli_cmd *cmd, const struct cli_cmd *const *children, size_t n, int argc,
+                 char **argv)
+{
+    const struct cli_opt none[] = {{NULL, CLI_FLAG, NULL, NULL, NULL, 0, 0}};
+    int status;
+
+    for (size_t i = 0; i < n && argc > 1; i++)
+        if (!strcmp(child_name(children[i]), argv[1]))
+            return children[i]->run(children[i], argc - 1, argv + 1);
+    if (argc > 1 && argv[1][0] != '-')
+        return cli_usage(cmd, "no subcommand '%s'", argv[1]);
+    if ((status = cli_parse(cmd, none, argc, argv, NULL)) != CLI_GOOD)
+        return status >= 0 ? status : cli_usage(cmd, "no subcommand named");
+    printf("\nsubcommands:\n");
+    for (size_t i = 0; i < n; i++) {
+        printf("  %-12s  ", child_name(children[i]));
+        cli_wrap(stdout, children[i]->summary, 16, 16);
+    }
+    return CLI_GOOD;
+}

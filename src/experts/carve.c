@@ -362,18 +362,11 @@ static enum vkmoe_status write_metadata(struct carve *c, struct cor_out **out)
     cJSON *o = cJSON_CreateObject();
     struct vkmoe_err *err = c->err;
     enum vkmoe_status st = VKMOE_OK;
-    char *text = NULL;
 
-    if (o && fill_metadata(c, o))
-        text = cJSON_Print(o);
-    if (!text)
+    if (!o || !fill_metadata(c, o))
         FAIL(VKMOE_ERR_MEMORY, "%s: no memory", c->r->metadata);
-    TRY(cor_out_create(out, c->r->metadata, err));
-    TRY(cor_out_write(*out, text, strlen(text), err));
-    TRY(cor_out_write(*out, "\n", 1, err));
-    TRY(cor_out_flush(*out, err));
+    TRY(mdl_json_write(out, o, true, c->r->metadata, err));
 done:
-    cJSON_free(text);
     cJSON_Delete(o);
     return st;
 }

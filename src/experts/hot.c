@@ -57,25 +57,14 @@ enum vkmoe_status xp_hot_save(const struct run_model *m, const char *path, struc
 {
     uint32_t n_bank = m->mdl->config.n_layers * m->mdl->config.n_experts;
     uint32_t *list = cor_array(n_bank, sizeof(*list));
-    struct cor_out *out = NULL;
     cJSON *o = NULL;
-    char *text = NULL;
     enum vkmoe_status st = VKMOE_OK;
 
     if (!list)
         return cor_fail(err, VKMOE_ERR_MEMORY, "%s: no memory for a hot set", path);
     TRY(build(m, list, run_slots_hot(m->pool.slots, list), &o, err));
-    text = cJSON_PrintUnformatted(o);
-    if (!text)
-        FAIL(VKMOE_ERR_MEMORY, "%s: no memory for a hot set", path);
-    TRY(cor_out_create(&out, path, err));
-    TRY(cor_out_write(out, text, strlen(text), err));
-    TRY(cor_out_write(out, "\n", 1, err));
-    st = cor_out_commit(out, err);
-    out = NULL;
+    TRY(mdl_json_save(o, false, path, err));
 done:
-    cor_out_discard(out);
-    cJSON_free(text);
     cJSON_Delete(o);
     cor_free(list);
     return st;
@@ -144,7 +133,7 @@ done:
 }
 
 enum vkmoe_status xp_hot_load(const struct run_model *m, const char *path, uint32_t **list, uint32_t *n,
-                               struct vkmoe_err *err)
+                              struct vkmoe_err *err)
 {
     const struct mdl_config *c = &m->mdl->config;
     const cJSON *experts;

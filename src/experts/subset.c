@@ -172,24 +172,13 @@ static enum vkmoe_status to_json(const struct xp_subset *s, cJSON **out, struct 
 
 enum vkmoe_status xp_subset_write(const struct xp_subset *s, const char *path, struct vkmoe_err *err)
 {
-    struct cor_out *out = NULL;
     cJSON *o = NULL;
-    char *text = NULL;
     enum vkmoe_status st = VKMOE_OK;
 
     assert(s->n_shared <= XP_SUBSET_EXPERTS && s->n_routed <= XP_SUBSET_EXPERTS);
     TRY(to_json(s, &o, err));
-    text = cJSON_Print(o);
-    if (!text)
-        FAIL(VKMOE_ERR_MEMORY, "%s: no memory for a subset", path);
-    TRY(cor_out_create(&out, path, err));
-    TRY(cor_out_write(out, text, strlen(text), err));
-    TRY(cor_out_write(out, "\n", 1, err));
-    st = cor_out_commit(out, err);
-    out = NULL;
+    TRY(mdl_json_save(o, true, path, err));
 done:
-    cor_out_discard(out);
-    cJSON_free(text);
     cJSON_Delete(o);
     return st;
 }

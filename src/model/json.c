@@ -80,6 +80,36 @@ enum vkmoe_status mdl_json_load(cJSON **out, const char *path, size_t max, struc
     return st;
 }
 
+enum vkmoe_status mdl_json_write(struct cor_out **out, const cJSON *o, bool pretty, const char *path,
+                                 struct vkmoe_err *err)
+{
+    char *text = pretty ? cJSON_Print(o) : cJSON_PrintUnformatted(o);
+    enum vkmoe_status st = VKMOE_OK;
+
+    *out = NULL;
+    if (!text)
+        FAIL(VKMOE_ERR_MEMORY, "%s: no memory for its text", path);
+    TRY(cor_out_create(out, path, err));
+    TRY(cor_out_write(*out, text, strlen(text), err));
+    TRY(cor_out_write(*out, "\n", 1, err));
+    TRY(cor_out_flush(*out, err));
+done:
+    if (st != VKMOE_OK) {
+        cor_out_discard(*out);
+        *out = NULL;
+    }
+    cJSON_free(text);
+    return st;
+}
+
+enum vkmoe_status mdl_json_save(const cJSON *o, bool pretty, const char *path, struct vkmoe_err *err)
+{
+    struct cor_out *out;
+    enum vkmoe_status st = mdl_json_write(&out, o, pretty, path, err);
+
+    return st == VKMOE_OK ? cor_out_commit(out, err) : st;
+}
+
 const cJSON *mdl_json_get(const cJSON *object, const char *key)
 {
     const cJSON *v = cJSON_GetObjectItemCaseSensitive(object, key);

@@ -163,3 +163,17 @@ double test_rand_unit(uint64_t *state)
 {
     return (double)(test_rand(state) >> 11) * 0x1p-53;
 }
+
+void test_same_files(const char *a, const char *b)
+{
+    struct vkmoe_err err = {0};
+    char *x, *y;
+    size_t n, m;
+
+    test_ok(cor_file_slurp(a, 1 << 20, &x, &n, &err), &err);
+    test_ok(cor_file_slurp(b, 1 << 20, &y, &m, &err), &err);
+    assert_int_equal(n, m);
+    assert_memory_equal(x, y, n);
+    cor_free(x);
+    cor_free(y);
+}

@@ -27,6 +27,8 @@ void test_skip(const char *why);
 void test_skip_listed(const char *why);
 /* Replaces a file by n bytes. */
 void test_write(const char *path, const void *data, size_t n);
+/* Fails the test unless both files hold the same bytes. */
+void test_same_files(const char *a, const char *b);
 /* A new empty directory for temporary files, removed at exit. */
 const char *test_tmp(void);
 /* `./check --full` asks for everything, at length (VKMOE_TEST_FULL=1). */
