@@ -359,7 +359,7 @@ def picture(build, out):
             texts[-1].write_bytes((DATA / (name + ".validation.txt")).read_bytes())
         make(build, page, texts, 2048)
         with Browser() as b:
-            b.size(1280, 960)
+            b.size(1280, 930)
             b.colours("light")
             b.open(page.as_uri())
             b.move(1, 1)
