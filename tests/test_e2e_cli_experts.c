@@ -78,6 +78,7 @@ static void test_modes(void **state)
     assert_int_equal(number(e, "routed_most"), 21);
     assert_true(number(e, "outside_prompt") > 0.2 && number(e, "outside_prompt") < 1);
     assert_true(number(e, "outside_decode") > 0.2 && number(e, "outside_decode") < 1);
+    assert_true(fabs(number(e, "outside_even") - (1 - 21.0 / 63)) < 1e-6);
     assert_string_equal(cli_get(cli_get(tight, "experts"), "mode")->valuestring, "doc");
     assert_int_equal(number(cli_get(tight, "experts"), "routed_most"), 12);
     assert_int_equal(number(cli_get(tight, "pool"), "misses"), 0);
@@ -123,6 +124,30 @@ static double eval_nll(const char *text, const char *experts, const char *prompt
     cJSON_Delete(o);
     cli_result_free(&r);
     return nll;
+}
+
+/* A pool picked from scripture says so when code follows, and keeps quiet when scripture does. */
+static void test_topic(void **state)
+{
+    const char *names[] = {"tests/golden/data/scripture.validation.txt",
+                           "tests/golden/data/python.validation.txt"};
+    const char *dir = test_tmp(), *prompt = cli_path(dir, "prompt.txt");
+    struct vkmoe_err err = {0};
+    char *text;
+    size_t n;
+
+    (void)state;
+    test_ok(cor_file_slurp(test_source(names[0]), 1 << 20, &text, &n, &err), &err);
+    test_write(prompt, text + 2000, 400);
+    cor_free(text);
+    for (int i = 0; i < 2; i++) {
+        struct cli_result r;
+
+        cli_good(&r, "run", "-f", prompt, "--force", test_source(names[i]), "-n", "60", "-c", "256",
+                 "--experts", "doc:16");
+        assert_int_equal(strstr(r.err, "left the topic") != NULL, i);
+        cli_result_free(&r);
+    }
 }
 
 /* Picking from the first tokens only is another pool than picking from all, and all experts are all experts.
@@ -172,10 +197,8 @@ static void test_bad(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_modes),
-        cmocka_unit_test(test_switch),
-        cmocka_unit_test(test_eval),
-        cmocka_unit_test(test_bad),
+        cmocka_unit_test(test_modes), cmocka_unit_test(test_switch), cmocka_unit_test(test_eval),
+        cmocka_unit_test(test_topic), cmocka_unit_test(test_bad),
     };
 
     return cmocka_run_group_tests(tests, NULL, NULL);

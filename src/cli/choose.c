@@ -6,6 +6,9 @@
 
 #include "core/alloc.h"
 
+#define TOPIC_PROMPT 16 /* tokens that tell of a topic */
+#define TOPIC_TOKENS 32
+
 /* ---- the option
  * --------------------------------------------------------------------------------------------- */
 
@@ -96,27 +99,39 @@ enum vkmoe_status cli_choice_step(struct cli_choice *c, vkmoe_session *ses, uint
 /* ---- what came of it
  * ------------------------------------------------------------------------------------------ */
 
-/* Share of probability outside, a mean over tokens; negative: no tokens. */
+/* What can be said of a choice at work. Shares of probability are means over tokens, negative: no tokens. */
+struct outcome {
+    struct vkmoe_outside out;
+    double prompt, decode; /* router probability outside what may be chosen */
+    double even;           /* what an even router would have there */
+    uint32_t least, most;  /* routed experts that a layer may choose from now */
+};
+
 static double share(double sum, uint64_t n)
 {
     return n ? sum / (double)n : -1;
 }
 
-/* The smallest and the largest number of experts that a layer may choose from now. */
-static void find_counts(const vkmoe_model *m, const vkmoe_session *ses, uint32_t *least, uint32_t *most)
+static struct outcome find_outcome(const vkmoe_model *m, const vkmoe_session *ses)
 {
     const struct vkmoe_model_info *info = vkmoe_model_facts(m);
+    struct outcome o = {.least = info->n_experts};
+    uint64_t all = 0;
 
-    *least = info->n_experts;
-    *most = 0;
+    vkmoe_session_get_outside(ses, &o.out);
+    o.prompt = share(o.out.prompt, o.out.prompt_tokens);
+    o.decode = share(o.out.decoded, o.out.tokens);
     for (uint32_t l = 0; l < info->n_layers; l++) {
         uint32_t n = 0;
 
         for (uint32_t e = 0; e < info->n_experts; e++)
             n += vkmoe_session_may_choose(ses, l, e);
-        *least = n < *least ? n : *least;
-        *most = n > *most ? n : *most;
+        o.least = n < o.least ? n : o.least;
+        o.most = n > o.most ? n : o.most;
+        all += n;
     }
+    o.even = 1 - (double)all / ((double)info->n_layers * info->n_experts);
+    return o;
 }
 
 static void json_share(const char *key, double v)
@@ -129,47 +144,55 @@ static void json_share(const char *key, double v)
 
 void cli_choice_json(const struct cli_choice *c, const vkmoe_model *m, const vkmoe_session *ses)
 {
-    struct vkmoe_outside out;
-    uint32_t least, most;
+    struct outcome o = find_outcome(m, ses);
+    bool some = cli_choice_some(c);
 
-    vkmoe_session_get_outside(ses, &out);
-    find_counts(m, ses, &least, &most);
     printf("\"experts\": {\"mode\": \"%s\", \"files\": [", c->doc ? "doc" : c->n ? "subset" : "all");
     for (uint32_t i = 0; i < c->n; i++) {
         printf("%s", i ? ", " : "");
         cli_json_string(c->files[i], strlen(c->files[i]));
     }
-    printf("], \"routed_least\": %" PRIu32 ", \"routed_most\": %" PRIu32, least, most);
-    json_share("outside_prompt", cli_choice_some(c) ? share(out.prompt, out.prompt_tokens) : -1);
-    json_share("outside_decode", cli_choice_some(c) ? share(out.decoded, out.tokens) : -1);
-    printf(", \"refreshes\": %" PRIu64 ", \"exchanged\": %" PRIu64 "}", out.refreshes, out.exchanged);
+    printf("], \"routed_least\": %" PRIu32 ", \"routed_most\": %" PRIu32, o.least, o.most);
+    json_share("outside_prompt", some ? o.prompt : -1);
+    json_share("outside_decode", some ? o.decode : -1);
+    json_share("outside_even", some ? o.even : -1);
+    printf(", \"refreshes\": %" PRIu64 ", \"exchanged\": %" PRIu64 "}", o.out.refreshes, o.out.exchanged);
 }
 
 static void print_share(const char *where, double v)
 {
     if (v >= 0)
-        fprintf(stderr, ", %.1f %% in %s", v * 100, where);
+        fprintf(stderr, ", %.1f %% %s", v * 100, where);
+}
+
+/* Experts that suit a text hold more than an even router would give them. Where decode has lost half of what
+ * the prompt had in excess, it is about something else. */
+static bool has_left(const struct outcome *o)
+{
+    return o->out.prompt_tokens >= TOPIC_PROMPT && o->out.tokens >= TOPIC_TOKENS && o->prompt < o->even &&
+           o->even - o->decode < (o->even - o->prompt) / 2;
 }
 
 void cli_choice_line(const struct cli_choice *c, const vkmoe_model *m, const vkmoe_session *ses,
                      int key_width)
 {
-    const struct vkmoe_model_info *info = vkmoe_model_facts(m);
-    struct vkmoe_outside out;
-    uint32_t least, most;
+    struct outcome o = find_outcome(m, ses);
 
     if (!cli_choice_some(c))
         return;
-    vkmoe_session_get_outside(ses, &out);
-    find_counts(m, ses, &least, &most);
     fprintf(stderr, "%-*s%s: %" PRIu32, key_width, "choice", c->doc ? "document pool" : c->files[c->now],
-            least);
-    if (most != least)
-        fprintf(stderr, " to %" PRIu32, most);
-    fprintf(stderr, " of %" PRIu32 " routed experts per layer; router probability outside", info->n_experts);
-    print_share("the prompt", share(out.prompt, out.prompt_tokens));
-    print_share("decode", share(out.decoded, out.tokens));
-    if (out.refreshes)
-        fprintf(stderr, "; %" PRIu64 " exchanged in %" PRIu64 " looks", out.exchanged, out.refreshes);
+            o.least);
+    if (o.most != o.least)
+        fprintf(stderr, " to %" PRIu32, o.most);
+    fprintf(stderr, " of %" PRIu32 " routed experts per layer; router probability outside",
+            vkmoe_model_facts(m)->n_experts);
+    print_share("in the prompt", o.prompt);
+    print_share("in decode", o.decode);
+    print_share("if it were even", o.even);
+    if (o.out.refreshes)
+        fprintf(stderr, "; %" PRIu64 " exchanged in %" PRIu64 " looks", o.out.exchanged, o.out.refreshes);
     fputc('\n', stderr);
+    if (has_left(&o))
+        fprintf(stderr,
+                "vkmoe: warning: the text has left the topic of its experts: the router wants others\n");
 }
