@@ -41,14 +41,15 @@ MATRIX = [
     ("test_e2e_eval", ["lavapipe", "swiftshader"], []),
     ("test_e2e_caps", ["lavapipe", "swiftshader"], []),  # sessions and failures take the same paths
     ("test_e2e_cli_run", ["lavapipe", "swiftshader"], ["lavapipe"]),
-    ("test_e2e_cli_experts_eval", ["lavapipe"], []),
+    ("test_e2e_cli_experts*", ["lavapipe"], []),
     ("test_e2e_cli*", ["lavapipe"], ["lavapipe"]),  # what the program does around it depends on no driver
     ("test_e2e_budget", ["lavapipe"], []),  # nor do decisions of the host
-    ("test_e2e_doc", ["lavapipe"], ["lavapipe"]),
+    # The full run has the other driver and the sanitizers.
+    ("test_e2e_doc", ["lavapipe"], []),
     ("test_e2e_rank", ["lavapipe"], []),
     ("test_e2e_carve", ["lavapipe"], []),
-    ("test_e2e_pool", ["lavapipe", "swiftshader"], []),
-    ("test_e2e_carve", ["lavapipe", "swiftshader"], []),
+    ("test_e2e_pool", ["lavapipe"], []),
+    ("test_e2e_hazards", ["lavapipe"], ["lavapipe"]),
     ("test_e2e_session", ["lavapipe", "swiftshader"], []),
     ("test_e2e*", ["lavapipe", "swiftshader"], ["lavapipe"]),
     ("test_*", [""], [""]),
