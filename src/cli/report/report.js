@@ -377,8 +377,8 @@ const row = (name, cells) => el("tr", {}, el("th", { scope: "row" }, name), cell
 /* ---- spread */
 
 const spread = { layer: -1 };
-const narrowest = Math.min(...D.models.flatMap(m => m.texts.flatMap(t => t.entropy)));
-const broadest = Math.max(...D.models.flatMap(m => m.texts.flatMap(t => t.above)));
+/* Figures of all models with as many experts: they get the same scale. */
+const alike = (m, of) => D.models.filter(x => x.experts === m.experts).flatMap(x => x.texts.flatMap(of));
 
 function curve(mean) { /* mass of the best d, d = 0, 1, ... */
   let sum = 0;
@@ -398,6 +398,7 @@ function massChart(m, series) {
 }
 
 function massTable(m) {
+  if (!m.top.length) return null;
   const body = el("tbody");
   drawn(() => body.replaceChildren(...m.texts.map((t, i) => row(names[i],
     m.top.map((_, k) => el("td", {}, percent(layered(m, spread.layer, l => t.mass[l][k]))))))));
@@ -405,6 +406,7 @@ function massTable(m) {
 }
 
 function layerCharts(m) {
+  const narrowest = Math.min(...alike(m, t => t.entropy)), broadest = Math.max(...alike(m, t => t.above));
   const common = overLayers(m), series = of => m.texts.map((t, i) => ({ i, name: names[i], ys: of(t) }));
   return [
     chart({ title: "Entropy by layer", unit: `bits; all alike: ${Math.log2(m.experts).toFixed(2)}`,
@@ -636,10 +638,16 @@ function range(values, text) {
   return text(a) === text(b) ? text(a) : `${text(a)} to ${text(b)}`;
 }
 
+/* What is kept, for people: more than keep_percent where a token uses more experts than that. */
+function keptPart(m) {
+  const all = m.experts + m.shared, exact = Math.abs(100 * m.keep / all - D.keep_percent) < 50 / all;
+  return exact ? `${D.keep_percent} % of the experts` : `${m.keep} of ${all} experts, as many as a token uses,`;
+}
+
 function leadLine(m) {
   const costs = m.texts.map(cost).filter(c => c !== null);
   const saved = m.texts.map(t => 1 - keptBytes(m, t) / allBytes(m));
-  const parts = [MANY ? seen(m.name) + ": keeping" : "Keeping", ` ${D.keep_percent} % of the experts saves `,
+  const parts = [MANY ? seen(m.name) + ": keeping" : "Keeping", ` ${keptPart(m)} saves `,
                  el("b", {}, range(saved, v => percent(v, 0))), " of their memory"];
   if (costs.length) parts.push(" and changes perplexity by ", el("b", {}, range(costs, signed)));
   if (names.length > 1)
@@ -652,8 +660,8 @@ function footLine(m) {
   const texts = m.texts.map((t, i) =>
     `${names[i]}: ${counted(t.tokens, "token")} in ${counted(t.documents, "document")}` +
     (t.whole ? "" : ", the beginning of the file") + (t.cut ? `, ${t.cut} cut to the context` : ""));
-  return el("p", {}, `${seen(m.name)}: ${m.layers} layers of ${m.experts} routed and ${m.shared} shared ` +
-                     `experts, ${m.used} routed ones per token. ${texts.join("; ")}.`);
+  return el("p", {}, `${seen(m.name)}: ${m.layers} layers of ${range(m.counts, String)} routed and ` +
+                     `${m.shared} shared experts, ${m.used} routed ones per token. ${texts.join("; ")}.`);
 }
 
 function setTheme(name) {
