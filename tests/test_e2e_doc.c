@@ -246,7 +246,7 @@ static void same_masks(const struct run_session *a, const struct run_session *b,
 
 static void test_chunks(void **state)
 {
-    struct run_session *one, *many;
+    struct run_session *one, *many, *single;
     struct device_case c;
 
     (void)state;
@@ -256,6 +256,14 @@ static void test_chunks(void **state)
     device_feed(one, text, N_PROMPT);
     device_feed(many, text, N_PROMPT);
     same_masks(one, many, true);
+    single = open_session(&c, (struct run_session_params){.doc_experts = 16, .chunk = 1});
+    run_session_reset(one);
+    device_feed(one, text, 5);
+    cor_free(device_feed_all(&c, single, text, 5));
+    same_masks(one, single, true);
+    run_session_destroy(single);
+    run_session_reset(one);
+    device_feed(one, text, N_PROMPT);
     run_session_reset(many); /* another text picks anew */
     device_feed(many, text + 25, 25);
     same_masks(one, many, false);

@@ -292,13 +292,13 @@ done:
     return st;
 }
 
-/* Between tokens: a pool that is still to be picked, or exchanges its members. */
-static enum vkmoe_status tend_pool(struct run_session *s, struct vkmoe_err *err)
+/* Behind n_tokens more: a pool that is still to be picked, or exchanges its members. */
+static enum vkmoe_status tend_pool(struct run_session *s, uint32_t n_tokens, struct vkmoe_err *err)
 {
     struct run_watch *w = &s->watch;
     enum vkmoe_status st = VKMOE_OK;
 
-    w->since++;
+    w->since += n_tokens;
     if (!w->picked && s->pos >= RUN_DOC_LEAST) {
         for (uint32_t l = 0; l < n_layers(s); l++)
             run_watch_pick(w, l);
@@ -370,7 +370,7 @@ enum vkmoe_status run_session_feed(struct run_session *s, const int32_t *tokens,
             TRY(feed_chunk(s, tokens + f.index, part, part == n - f.index, &f, &local));
         f.index += part;
         if (s->watch.doc)
-            TRY(tend_pool(s, &local));
+            TRY(tend_pool(s, part, &local));
     }
 done:
     if (st != VKMOE_OK) {
