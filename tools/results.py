@@ -51,7 +51,7 @@ def main():
     if ranked:
         columns = ["driver", "model", "text", "tokens", "mean furthest from golden's", "limit",
                    "experts exchanged by ties"]
-        out += ["", "Mean router probabilities of calibration texts, and the 12.5 % subsets chosen by them:", ""]
+        out += ["", "Mean router probabilities of calibration texts, and the 12.5 % subsets by them:", ""]
         out += ["| " + " | ".join(columns) + " |", "|" + "---|" * len(columns)]
         out += ["| " + " | ".join(words) + " |" for words in ranked]
     page = ROOT / "docs/RESULTS.md"
