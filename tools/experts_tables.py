@@ -42,8 +42,8 @@ def print_table(head, rows):
 
 
 def short(models):
-    """Per text: perplexity with all experts, and its change at each size with the right experts; the others at
-    the smallest."""
+    """Per text: perplexity with all experts, its change at each size with the right ones, and at the smallest
+    size with the others."""
     for model, texts, rows in models:
         sizes = keeps(rows)
         share = [f"{100 * k / sizes[0]:g} %" for k in sizes]
