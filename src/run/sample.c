@@ -1,6 +1,7 @@
 #include "run/sample.h"
 
 #include "core/alloc.h"
+#include "core/rand.h"
 
 #include <math.h>
 #include <string.h>
@@ -24,15 +25,6 @@ struct vkmoe_sampler {
 
 /* ---- arithmetic that is the same on every machine
  * ------------------------------------------------------------- */
-
-static uint64_t splitmix(uint64_t *state)
-{
-    uint64_t z = *state += UINT64_C(0x9e3779b97f4a7c15);
-
-    z = (z ^ z >> 30) * UINT64_C(0xbf58476d1ce4e5b9);
-    z = (z ^ z >> 27) * UINT64_C(0x94d049bb133111eb);
-    return z ^ z >> 31;
-}
 
 static uint64_t rotl(uint64_t x, int k)
 {
@@ -261,7 +253,7 @@ enum vkmoe_status vkmoe_sampler_create(vkmoe_sampler **out, const struct vkmoe_s
     s->p = p;
     seed = p.seed;
     for (int i = 0; i < 4; i++)
-        s->rng[i] = splitmix(&seed);
+        s->rng[i] = cor_rand(&seed);
     *out = s;
 done:
     return st;
