@@ -141,6 +141,7 @@ void cli_calibration_free(struct cli_calibration *c)
 struct pass {
     struct cli_engine *e;
     const struct cli_calibration *c;
+    size_t from, to; /* documents */
     struct xp_stats *s;
     struct cli_progress bar;
     uint64_t done, total; /* for the bar: tokens times layers */
@@ -151,13 +152,14 @@ static enum vkmoe_status interrupted(size_t documents, struct vkmoe_err *err)
     return cor_fail(err, VKMOE_ERR_IO, "interrupted after %zu calibration documents", documents);
 }
 
-/* Every document up to the router of layer `last`, or to the end: UINT32_MAX. count: they are new to *s. */
+/* The pass's documents up to the router of layer `last`, or to the end: UINT32_MAX. count: they are new to
+ * *s. */
 static enum vkmoe_status feed_all(struct pass *p, uint32_t last, bool count, struct vkmoe_err *err)
 {
     enum vkmoe_status st = VKMOE_OK;
 
     vkmoe_session_on_watch(p->e->ses, xp_stats_add, p->s);
-    for (size_t i = 0; i < p->c->n_docs; i++) {
+    for (size_t i = p->from; i < p->to; i++) {
         const struct cli_calibrated *d = &p->c->docs[i];
         const int32_t *ids = p->c->ids + d->first;
 
@@ -180,13 +182,16 @@ done:
     return st;
 }
 
-enum vkmoe_status cli_calibrate(struct cli_engine *e, const struct cli_calibration *c, struct xp_stats *s,
-                                struct vkmoe_err *err)
+enum vkmoe_status cli_calibrate(struct cli_engine *e, const struct cli_calibration *c, size_t from, size_t to,
+                                struct xp_stats *s, struct vkmoe_err *err)
 {
     struct pass p = {
-        .e = e, .c = c, .s = s, .bar = {.what = "calibrating", .unit = "tokens"}, .total = c->n_ids};
-    enum vkmoe_status st = feed_all(&p, UINT32_MAX, true, err);
+        .e = e, .c = c, .from = from, .to = to, .s = s, .bar = {.what = "calibrating", .unit = "tokens"}};
+    enum vkmoe_status st;
 
+    for (size_t i = from; i < to; i++)
+        p.total += c->docs[i].n;
+    st = feed_all(&p, UINT32_MAX, true, err);
     cli_progress_end(&p.bar);
     return st;
 }
@@ -221,6 +226,7 @@ enum vkmoe_status cli_calibrate_layerwise(struct cli_engine *e, const struct cli
     uint64_t n = s->n_layers;
     struct pass p = {.e = e,
                      .c = c,
+                     .to = c->n_docs,
                      .s = s,
                      .bar = {.what = "calibrating layer by layer", .unit = "steps"},
                      .total = c->n_ids * (n * (n + 1) / 2)};

@@ -35,10 +35,10 @@ enum vkmoe_status cli_calibration_add(struct cli_calibration *c, const struct cl
                                       struct vkmoe_err *err);
 void cli_calibration_free(struct cli_calibration *c);
 
-/* One pass over all documents with the experts that the session may choose; adds to *s. The session watches
- * what the family needs. Ctrl-C is an error. */
-enum vkmoe_status cli_calibrate(struct cli_engine *e, const struct cli_calibration *c, struct xp_stats *s,
-                                struct vkmoe_err *err);
+/* One pass over the documents [from, to) with the experts that the session may choose; adds to *s. The
+ * session watches what the family needs. Ctrl-C is an error. */
+enum vkmoe_status cli_calibrate(struct cli_engine *e, const struct cli_calibration *c, size_t from, size_t to,
+                                struct xp_stats *s, struct vkmoe_err *err);
 /* Layer by layer: all documents up to the router of layer l, with the layers before it restricted to what
  * they keep; then l keeps its best. Fills *sub, and *s with what each layer's choice was made from. b was
  * fitted. The session may choose everything again afterwards. */

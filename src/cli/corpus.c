@@ -49,7 +49,8 @@ done:
     return st;
 }
 
-bool cli_json_has_nul(const char *line, size_t n)
+/* line: n bytes, valid JSON. */
+static bool has_nul(const char *line, size_t n)
 {
     for (size_t i = 0; i + 6 <= n; i++)
         if (line[i] == '\\' && line[++i] == 'u' && !memcmp(line + i + 1, "0000", 4))
@@ -57,38 +58,18 @@ bool cli_json_has_nul(const char *line, size_t n)
     return false;
 }
 
-/* line: NUL behind its n bytes. */
-static enum vkmoe_status add_line(struct cli_corpus *c, const char *line, size_t n, const char *where,
-                                  struct vkmoe_err *err)
-{
-    enum vkmoe_status st = VKMOE_OK;
-    const cJSON *text;
-    cJSON *obj;
-
-    TRY(mdl_json_parse(&obj, line, n, where, err));
-    c->lines[c->n_lines++] = obj;
-    text = mdl_json_get(obj, "text");
-    if (!cJSON_IsString(text))
-        FAIL(VKMOE_ERR_FORMAT, "%s: no string \"text\"", where);
-    if (cli_json_has_nul(line, n))
-        FAIL(VKMOE_ERR_UNSUPPORTED, "%s: a NUL (\\u0000) in a string", where);
-    if (text->valuestring[0]) /* as between separators: empty documents are none */
-        TRY(add_document(c, text->valuestring, strlen(text->valuestring), err));
-done:
-    return st;
-}
-
-/* One JSON object per line; the document is the string behind "text". Ends the lines of c->text with NULs. */
-static enum vkmoe_status split_json(struct cli_corpus *c, const char *file, struct vkmoe_err *err)
+enum vkmoe_status cli_json_lines(cJSON ***objects, size_t *n_objects, char *text, size_t n, const char *file,
+                                 cli_line_fn fn, void *user, struct vkmoe_err *err)
 {
     size_t n_lines = 1, line = 0;
-    char *p = c->text, *end = c->text + c->n_text, where[4200];
+    char *p = text, *end = text + n, where[4200];
     enum vkmoe_status st = VKMOE_OK;
 
-    for (size_t i = 0; i < c->n_text; i++)
-        n_lines += c->text[i] == '\n';
-    c->lines = cor_array(n_lines, sizeof(cJSON *));
-    if (!c->lines)
+    for (size_t i = 0; i < n; i++)
+        n_lines += text[i] == '\n';
+    *n_objects = 0;
+    *objects = cor_array(n_lines, sizeof(**objects));
+    if (!*objects)
         return cor_fail(err, VKMOE_ERR_MEMORY, "%s: no memory for %zu lines", file, n_lines);
     while (p < end) {
         char *eol = memchr(p, '\n', (size_t)(end - p)), *stop = eol ? eol : end, *next = stop + 1;
@@ -98,12 +79,33 @@ static enum vkmoe_status split_json(struct cli_corpus *c, const char *file, stru
             stop--;
         *stop = '\0'; /* there is one behind the whole text, too */
         snprintf(where, sizeof(where), "%s: line %zu", file, line);
-        if (stop > p)
-            TRY(add_line(c, p, (size_t)(stop - p), where, err));
+        if (stop > p) {
+            cJSON *o;
+
+            TRY(mdl_json_parse(&o, p, (size_t)(stop - p), where, err));
+            (*objects)[(*n_objects)++] = o;
+            if (has_nul(p, (size_t)(stop - p)))
+                FAIL(VKMOE_ERR_UNSUPPORTED, "%s: a NUL (\\u0000) in a string", where);
+            TRY(fn(user, o, line, where, err));
+        }
         p = next;
     }
 done:
     return st;
+}
+
+/* The document is the string behind "text". */
+static enum vkmoe_status add_line(void *user, const cJSON *o, size_t line, const char *where,
+                                  struct vkmoe_err *err)
+{
+    const cJSON *text = mdl_json_get(o, "text");
+
+    (void)line;
+    if (!cJSON_IsString(text))
+        return cor_fail(err, VKMOE_ERR_FORMAT, "%s: no string \"text\"", where);
+    if (!text->valuestring[0]) /* as between separators: empty documents are none */
+        return VKMOE_OK;
+    return add_document(user, text->valuestring, strlen(text->valuestring), err);
 }
 
 static bool ends_with(const char *s, const char *end)
@@ -120,7 +122,7 @@ enum vkmoe_status cli_corpus_load(struct cli_corpus *c, const char *file, const 
 
     TRY(cli_read_text(NULL, file, &c->text, &c->n_text, err));
     if (json || ends_with(file, ".jsonl"))
-        TRY(split_json(c, file, err));
+        TRY(cli_json_lines(&c->lines, &c->n_lines, c->text, c->n_text, file, add_line, c, err));
     else
         TRY(split_text(c, separator, err));
     if (!c->n_docs)

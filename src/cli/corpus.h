@@ -26,10 +26,15 @@ struct cli_corpus { /* zeroed before loading */
  * document at all, malformed lines; cli_corpus_free in either case. */
 enum vkmoe_status cli_corpus_load(struct cli_corpus *c, const char *file, const char *separator, bool json,
                                   struct vkmoe_err *err);
+/* What to do with the object of a line; where: "FILE: line N". */
+typedef enum vkmoe_status (*cli_line_fn)(void *user, const cJSON *o, size_t line, const char *where,
+                                         struct vkmoe_err *err);
+/* JSON lines: parses text (n bytes and a NUL behind them; lines are ended by NULs), whose empty lines are
+ * skipped, and hands over each object. *objects of *n own the strings: cJSON_Delete and cor_free by the
+ * caller, after a failure, too. A NUL inside a string is refused: cJSON ends strings there, and the rest
+ * would be lost without a word. */
+enum vkmoe_status cli_json_lines(cJSON ***objects, size_t *n_objects, char *text, size_t n, const char *file,
+                                 cli_line_fn fn, void *user, struct vkmoe_err *err);
 void cli_corpus_free(struct cli_corpus *c);
-
-/* cJSON ends strings at a NUL, so the text behind \u0000 would be lost without a word. line: n bytes, valid
- * JSON. */
-bool cli_json_has_nul(const char *line, size_t n);
 
 #endif

@@ -71,12 +71,8 @@ done:
 /* Name of a model for people: its file's, without folders and ending. */
 static void model_name(const struct cli_engine *e, char *name, size_t cap)
 {
-    const char *base = e->path, *dot;
+    const char *base = cor_path_base(e->path), *dot = strrchr(base, '.');
 
-    for (const char *c = e->path; *c; c++)
-        if (*c == '/' || *c == '\\')
-            base = c + 1;
-    dot = strrchr(base, '.');
     snprintf(name, cap, "%.*s", dot && dot > base ? (int)(dot - base) : (int)strlen(base), base);
 }
 

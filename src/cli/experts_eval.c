@@ -182,12 +182,7 @@ static bool is_used(const struct eval *ev, enum column c)
 
 static const char *name_of(const struct eval_text *t)
 {
-    const char *path = t->test ? t->test : t->choices, *base = path;
-
-    for (const char *c = path; *c; c++)
-        if (*c == '/' || *c == '\\')
-            base = c + 1;
-    return base;
+    return cor_path_base(t->test ? t->test : t->choices);
 }
 
 /* A name inside a table: no bar, no line end, no control character. quote: of csv. */

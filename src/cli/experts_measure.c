@@ -116,36 +116,79 @@ static enum vkmoe_status sign(struct xp_subset *sub, const struct xp_stats *s, s
     return VKMOE_OK;
 }
 
-/* Ranks on the first `most` documents of a calibration text (0: all): one subset a level, at subsets. */
-static enum vkmoe_status rank_text(struct eval *ev, struct eval_text *t, int64_t most,
-                                   struct xp_subset *subsets, struct vkmoe_err *err)
+static enum vkmoe_status fresh_stats(struct eval *ev, struct vkmoe_err *err)
+{
+    xp_stats_free(&ev->stats);
+    return xp_stats_init(&ev->stats, ev->mdl, cli_method_family(ev->method), err);
+}
+
+/* Layer by layer, on the first `most` documents of a calibration text (0: all): a pass for each level, one
+ * subset a level, at subsets. */
+static enum vkmoe_status rank_layerwise(struct eval *ev, struct eval_text *t, int64_t most,
+                                        struct xp_subset *subsets, struct vkmoe_err *err)
 {
     struct cli_calibration c = {0};
     enum vkmoe_status st = VKMOE_OK;
-    bool fresh = false;
 
     TRY(cli_calibration_add(&c, &ev->e, &t->calibration, most, t->calibrate, err));
     for (size_t k = 0; k < ev->n_levels; k++) {
         if (ev->levels[k].all)
             continue;
         TRY(begin_subset(ev, &subsets[k], ev->method, err));
-        if (!fresh || ev->method == CLI_LAYERWISE) {
-            xp_stats_free(&ev->stats);
-            TRY(xp_stats_init(&ev->stats, ev->mdl, cli_method_family(ev->method), err));
-        }
-        if (ev->method == CLI_LAYERWISE) {
-            TRY(cli_calibrate_layerwise(&ev->e, &c, &ev->levels[k].budget, &ev->stats, &subsets[k], err));
-            TRY(sign(&subsets[k], &ev->stats, err));
+        TRY(fresh_stats(ev, err));
+        TRY(cli_calibrate_layerwise(&ev->e, &c, &ev->levels[k].budget, &ev->stats, &subsets[k], err));
+        TRY(sign(&subsets[k], &ev->stats, err));
+    }
+done:
+    cli_calibration_free(&c);
+    return st;
+}
+
+/* One subset a level from the sums there are, at subsets. */
+static enum vkmoe_status rank_sums(struct eval *ev, struct xp_subset *subsets, struct vkmoe_err *err)
+{
+    enum vkmoe_status st = VKMOE_OK;
+
+    for (size_t k = 0; k < ev->n_levels; k++) {
+        if (ev->levels[k].all)
             continue;
-        }
-        if (!fresh)
-            TRY(cli_calibrate(&ev->e, &c, &ev->stats, err));
-        fresh = true;
+        TRY(begin_subset(ev, &subsets[k], ev->method, err));
         TRY(sign(&subsets[k], &ev->stats, err));
         TRY(xp_rank(&subsets[k], &ev->stats, &ev->levels[k].budget, cli_method_order(ev->method), 0, err));
     }
 done:
-    cli_calibration_free(&c);
+    return st;
+}
+
+/* Subsets by the first counts[c] documents. */
+static struct xp_subset *by_count(const struct eval *ev, const struct eval_text *t, size_t c)
+{
+    return t->subsets + (1 + c) * ev->n_levels;
+}
+
+/* The other methods add up: one pass over the text, and a ranking wherever a count of documents is reached.
+ */
+static enum vkmoe_status rank_on_the_way(struct eval *ev, struct eval_text *t, struct vkmoe_err *err)
+{
+    const size_t n_counts = t->test ? ev->n_counts : 0;
+    struct cli_calibration cal = {0};
+    enum vkmoe_status st = VKMOE_OK;
+
+    TRY(cli_calibration_add(&cal, &ev->e, &t->calibration, 0, t->calibrate, err));
+    TRY(fresh_stats(ev, err));
+    for (size_t at = 0, next; at < cal.n_docs; at = next) {
+        next = cal.n_docs;
+        for (size_t c = 0; c < n_counts; c++)
+            if (ev->counts[c] > at && ev->counts[c] < next)
+                next = ev->counts[c];
+        TRY(cli_calibrate(&ev->e, &cal, at, next, &ev->stats, err));
+        for (size_t c = 0; c < n_counts; c++)
+            if (ev->counts[c] == next)
+                TRY(rank_sums(ev, by_count(ev, t, c), err));
+    }
+    TRY(rank_sums(ev, t->subsets, err));
+done:
+    cli_calibration_free(&cal);
     return st;
 }
 
@@ -156,10 +199,14 @@ static enum vkmoe_status choose(struct eval *ev, struct vkmoe_err *err)
     for (size_t i = 0; i < ev->n_texts; i++) {
         struct eval_text *t = &ev->texts[i];
 
-        TRY(rank_text(ev, t, 0, t->subsets, err));
+        if (ev->method != CLI_LAYERWISE) {
+            TRY(rank_on_the_way(ev, t, err));
+            continue;
+        }
+        TRY(rank_layerwise(ev, t, 0, t->subsets, err));
         for (size_t c = 0; c < ev->n_counts && t->test; c++)
             if (ev->counts[c] <= t->calibration.n_docs)
-                TRY(rank_text(ev, t, ev->counts[c], t->subsets + (1 + c) * ev->n_levels, err));
+                TRY(rank_layerwise(ev, t, ev->counts[c], by_count(ev, t, c), err));
     }
     for (int64_t s = 0; s < ev->n_random; s++)
         for (size_t k = 0; k < ev->n_levels; k++) {

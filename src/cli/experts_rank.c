@@ -139,7 +139,7 @@ static enum vkmoe_status run_model(struct rank *r, struct vkmoe_err *err)
     if (r->method == CLI_LAYERWISE)
         TRY(cli_calibrate_layerwise(&r->e, &r->calibration, &r->budget, &r->stats, &r->subset, err));
     else
-        TRY(cli_calibrate(&r->e, &r->calibration, &r->stats, err));
+        TRY(cli_calibrate(&r->e, &r->calibration, 0, r->calibration.n_docs, &r->stats, err));
 done:
     return st;
 }

@@ -32,9 +32,10 @@ static bool is_text(const cJSON *v)
     return cJSON_IsString(v) && v->valuestring[0];
 }
 
-static enum vkmoe_status read_question(struct cli_questions *qs, const cJSON *o, size_t line,
-                                       const char *where, struct vkmoe_err *err)
+static enum vkmoe_status read_question(void *user, const cJSON *o, size_t line, const char *where,
+                                       struct vkmoe_err *err)
 {
+    struct cli_questions *qs = user;
     const cJSON *context = mdl_json_get(o, "context"), *choices = mdl_json_get(o, "choices");
     int n = cJSON_IsArray(choices) ? cJSON_GetArraySize(choices) : 0;
     struct cli_question *q = &qs->q[qs->n];
@@ -67,35 +68,17 @@ static enum vkmoe_status read_question(struct cli_questions *qs, const cJSON *o,
 
 enum vkmoe_status cli_questions_load(struct cli_questions *qs, const char *file, struct vkmoe_err *err)
 {
-    size_t n_text, n_lines = 1, line = 0;
-    char where[4200], *p, *end;
     enum vkmoe_status st = VKMOE_OK;
+    size_t n, n_lines = 1;
 
     qs->file = file;
-    TRY(cli_read_text(NULL, file, &qs->text, &n_text, err));
-    for (size_t i = 0; i < n_text; i++)
+    TRY(cli_read_text(NULL, file, &qs->text, &n, err));
+    for (size_t i = 0; i < n; i++)
         n_lines += qs->text[i] == '\n';
-    qs->lines = cor_array(n_lines, sizeof(*qs->lines));
     qs->q = cor_array(n_lines, sizeof(*qs->q));
-    if (!qs->lines || !qs->q)
+    if (!qs->q)
         FAIL(VKMOE_ERR_MEMORY, "%s: no memory for %zu lines", file, n_lines);
-    for (p = qs->text, end = p + n_text; p < end;) {
-        char *eol = memchr(p, '\n', (size_t)(end - p)), *stop = eol ? eol : end, *next = stop + 1;
-
-        line++;
-        if (stop > p && stop[-1] == '\r')
-            stop--;
-        *stop = '\0';
-        snprintf(where, sizeof(where), "%s: line %zu", file, line);
-        if (stop > p) {
-            TRY(mdl_json_parse(&qs->lines[qs->n_lines], p, (size_t)(stop - p), where, err));
-            if (cli_json_has_nul(p, (size_t)(stop - p)))
-                FAIL(VKMOE_ERR_UNSUPPORTED, "%s: a NUL (\\u0000) in a string", where);
-            qs->n_lines++;
-            TRY(read_question(qs, qs->lines[qs->n_lines - 1], line, where, err));
-        }
-        p = next;
-    }
+    TRY(cli_json_lines(&qs->lines, &qs->n_lines, qs->text, n, file, read_question, qs, err));
     if (!qs->n)
         FAIL(VKMOE_ERR_FORMAT, "%s: no question", file);
 done:

@@ -17,12 +17,7 @@ void cli_text_free(struct cli_text *t)
 /* The file's name without its folders. */
 static void name_text(struct cli_text *t, const char *file)
 {
-    const char *base = file;
-
-    for (const char *c = file; *c; c++)
-        if (*c == '/' || *c == '\\')
-            base = c + 1;
-    snprintf(t->name, sizeof(t->name), "%s", strcmp(file, "-") ? base : "standard input");
+    snprintf(t->name, sizeof(t->name), "%s", strcmp(file, "-") ? cor_path_base(file) : "standard input");
 }
 
 /* Appends the end-of-text token and the first n of ids. */

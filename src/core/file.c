@@ -491,3 +491,13 @@ done:
     cor_free(p);
     return st;
 }
+
+const char *cor_path_base(const char *path)
+{
+    const char *base = path;
+
+    for (const char *c = path; *c; c++)
+        if (*c == '/' || *c == '\\')
+            base = c + 1;
+    return base;
+}

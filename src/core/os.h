@@ -42,6 +42,7 @@ void cor_out_discard(struct cor_out *o); /* removes the temporary file; NULL is 
 
 bool cor_path_is_dir(const char *path);
 bool cor_path_exists(const char *path);
+const char *cor_path_base(const char *path); /* behind the last separator of any system; points into path */
 bool cor_path_same(const char *a, const char *b); /* the same file, which exists; links are followed */
 bool cor_path_in_place(const char *path);         /* cor_out writes there without a temporary name */
 void cor_path_remove(const char *path);           /* a file; absent: nothing happens */

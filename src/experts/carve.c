@@ -246,17 +246,6 @@ done:
 /* ---- pruning_metadata.json
  * ------------------------------------------------------------------------------------ */
 
-/* The last part of a path. */
-static const char *base_of(const char *path)
-{
-    const char *base = path;
-
-    for (const char *s = path; *s; s++)
-        if (*s == '/' || *s == '\\')
-            base = s + 1;
-    return base;
-}
-
 /* Does the metadata there name this file? What cannot be read is somebody else's. */
 static bool is_of(const char *path, const char *file)
 {
@@ -274,7 +263,7 @@ static bool is_of(const char *path, const char *file)
 
 enum vkmoe_status xp_metadata_path(char dst[XP_CARVE_PATH], const char *out, struct vkmoe_err *err)
 {
-    const char *base = base_of(out);
+    const char *base = cor_path_base(out);
     size_t n = strlen(base), stem = n > 5 && !strcmp(base + n - 5, ".gguf") ? n - 5 : n;
     int dir = (int)(base - out);
     char plain[XP_CARVE_PATH];
@@ -346,7 +335,7 @@ static bool fill_metadata(const struct carve *c, cJSON *o)
            add_item(o, "num_shared_experts", cJSON_CreateNumber(c->r->n_shared)) &&
            (!s->method[0] || add_item(o, "pruning_method", cJSON_CreateString(s->method))) &&
            (!s->calibration[0] || add_item(o, "calibration_sha256", cJSON_CreateString(s->calibration))) &&
-           add_item(o, "file", cJSON_CreateString(base_of(c->p->out))) &&
+           add_item(o, "file", cJSON_CreateString(cor_path_base(c->p->out))) &&
            add_item(o, "source_sha256", cJSON_CreateString(c->r->sha256)) &&
            add_item(o, "vkmoe_version", cJSON_CreateString(vkmoe_version()));
     layers = good ? cJSON_AddArrayToObject(o, "experts_kept_per_layer") : NULL;
