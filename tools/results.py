@@ -31,7 +31,7 @@ def main():
     missing = ", ".join(name for name in order if name not in shards) or "none"
     columns = ["driver", "model", "weights", "cache", "text", "tokens", "perplexity", "against golden, %",
                "limit, %"]
-    out += ["", f"Not run since what is built changed: {missing}.", ""]
+    out += ["", f"Not run yet: {missing}.", ""]
     out += ["| " + " | ".join(columns) + " |", "|" + "---|" * len(columns)]
     for r in shards.values():
         for figure in r.get("figure", []):
