@@ -21,7 +21,7 @@ static int unknown_shape(const struct cli_cmd *cmd, const char *name)
 static int synth_main(const struct cli_cmd *cmd, int argc, char **argv)
 {
     const char *name = NULL, *out = NULL, *type_name = "q4_0";
-    int64_t seed = 1, layers = 0, experts = 0;
+    int64_t seed = 1, layers = 0, experts = 0, vocab = 0;
     const struct cli_opt opts[] = {
         {"--shape", CLI_STR, &name, "NAME", "emo-1b14b or emo-nano (required)", 0, 0},
         {"-o|--output", CLI_STR, &out, "FILE",
@@ -32,6 +32,8 @@ static int synth_main(const struct cli_cmd *cmd, int argc, char **argv)
         {"--layers", CLI_INT, &layers, "N", "instead of the shape's own number", 1, 1024},
         {"--experts", CLI_INT, &experts, "N", "routed experts of each layer, instead of the shape's own", 1,
          512},
+        {"--vocab", CLI_INT, &vocab, "N", "tokens, instead of the shape's own number; the last ends a text", 257,
+         1 << 24},
         {0},
     };
     struct cli_progress bar = {.what = "writing"};
@@ -54,6 +56,10 @@ static int synth_main(const struct cli_cmd *cmd, int argc, char **argv)
         p.shape.config.n_layers = (uint32_t)layers;
     if (experts)
         p.shape.config.n_experts = (uint32_t)experts;
+    if (vocab) {
+        p.shape.config.vocab_size = (uint32_t)vocab;
+        p.shape.eos = (uint32_t)vocab - 1;
+    }
     p.seed = (uint64_t)seed;
     snprintf(path, sizeof(path), "%s-%s.gguf", shape->name, mdl_type_find((uint32_t)p.type)->name);
     p.out = out ? out : path;
