@@ -129,6 +129,10 @@ typedef struct vkmoe_device vkmoe_device;
 struct vkmoe_device_params {
     const char *device; /* index as digits, or part of a name in any case; NULL: the best usable device */
     const char *caps;   /* clamp list such as "-f16,-subgroup,range=1M"; NULL: none (docs/DEVICES.md) */
+    /* For work on shaders: FOLDER/KERNEL.spv stands in for the built-in module where it exists, and no
+     * pipeline cache is read or written. A file that is no SPIR-V: VKMOE_ERR_FORMAT when its kernel is first
+     * used; what it does is not checked. NULL: none. */
+    const char *shader_dir;
     bool profile;       /* time every kernel; VKMOE_ERR_UNSUPPORTED where the device has no timestamps */
 };
 

@@ -79,7 +79,10 @@ enum vkmoe_status vkmoe_device_open(vkmoe_device **out, vkmoe_context *ctx,
                                     const struct vkmoe_device_params *params, struct vkmoe_err *err)
 {
     const struct gpu_device_params gp = {
-        .caps = params ? params->caps : NULL, .profile = params && params->profile, .skip_barrier = -1};
+        .caps = params ? params->caps : NULL,
+        .shader_dir = params ? params->shader_dir : NULL,
+        .profile = params && params->profile,
+        .skip_barrier = -1};
     vkmoe_device *dev = cor_zalloc(sizeof(*dev));
     enum vkmoe_status st = VKMOE_OK;
     uint32_t index;

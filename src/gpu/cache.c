@@ -55,7 +55,7 @@ static enum vkmoe_status make_path(struct gpu_device *dev, struct vkmoe_err *err
     uint64_t h = fnv(FNV_START, p->props.deviceName, strlen(p->props.deviceName));
     size_t size;
 
-    if (!dir || !*dir)
+    if (!dir || !*dir || dev->shader_dir) /* modules from files change: none is kept */
         return VKMOE_OK;
     h = fnv(h, &p->props.vendorID, sizeof(p->props.vendorID));
     h = fnv(h, &p->props.deviceID, sizeof(p->props.deviceID));

@@ -112,6 +112,8 @@ enum vkmoe_status gpu_device_open(struct gpu_device **out, struct gpu_instance *
     dev->atom = phys->props.limits.nonCoherentAtomSize ? phys->props.limits.nonCoherentAtomSize : 1;
     dev->compile_only = compile_only;
     dev->skip_barrier = p ? p->skip_barrier : -1;
+    if (p && p->shader_dir && !(dev->shader_dir = cor_strdup(p->shader_dir)))
+        FAIL(VKMOE_ERR_MEMORY, "%s: no memory for the name of the shader folder", phys->info.name);
     TRY(gpu_caps_clamp(&dev->caps, p ? p->caps : NULL, err));
     dev->copy_family = dev->caps.transfer_queue && !compile_only ? phys->copy_family : phys->queue_family;
     dev->copies_apart = dev->copy_family != phys->queue_family || (p && p->fake_transfer);
@@ -188,6 +190,7 @@ void gpu_device_close(struct gpu_device *dev)
     }
     gpu_profile_close(dev);
     cor_free(dev->batch);
+    cor_free(dev->shader_dir);
     cor_free(dev);
 }
 

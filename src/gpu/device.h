@@ -58,6 +58,7 @@ bool gpu_instance_validates(const struct gpu_instance *inst);
 
 struct gpu_device_params {
     const char *caps;        /* clamp list, NULL: none */
+    const char *shader_dir;  /* DIR/KERNEL.spv stands in for a built-in module; NULL: none */
     bool compile_only;       /* never allocate memory (drivers without hardware); only pipelines work */
     bool exec_props;         /* enable pipeline statistics */
     bool robust;             /* enable robustBufferAccess (tests) */

@@ -167,6 +167,7 @@ struct gpu_device {
     uint32_t n_compiled; /* pipelines that did not come from the cache */
     struct gpu_pipeline *pipelines;
     VkShaderModule modules[GPU_KERNEL_COUNT]; /* made on first use */
+    char *shader_dir;                         /* files that stand in for built-in modules; NULL: none */
 
     struct gpu_profile *profile; /* NULL: kernels are not timed */
 

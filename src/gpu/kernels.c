@@ -5,6 +5,7 @@
 #include <stdio.h>
 #include <string.h>
 
+#include "core/os.h"
 #include "gpu/internal.h"
 
 static const struct gpu_kernel_info kernels[] = {
@@ -33,29 +34,75 @@ bool gpu_kernel_usable(const struct gpu_device *dev, enum gpu_kernel k)
 /* ---- modules
  * ------------------------------------------------------------------------------------------------ */
 
+#define SPIRV_MAGIC 0x07230203u
+#define SPIRV_HEAD  20u /* bytes */
+#define SPIRV_MAX   (16u << 20)
+
+/* The file that stands in for a kernel's module; *data stays NULL where there is none. */
+static enum vkmoe_status load_module(char **data, size_t *n, const struct gpu_device *dev, const char *name,
+                                     struct vkmoe_err *err)
+{
+    enum vkmoe_status st = VKMOE_OK;
+    uint32_t magic;
+    char *path;
+    size_t size;
+
+    *data = NULL;
+    if (!dev->shader_dir)
+        return VKMOE_OK;
+    size = strlen(dev->shader_dir) + strlen(name) + sizeof("/.spv");
+    path = cor_alloc(size);
+    if (!path)
+        return cor_fail(err, VKMOE_ERR_MEMORY, "kernel %s: no memory for a file name", name);
+    snprintf(path, size, "%s/%s.spv", dev->shader_dir, name);
+    if (!cor_path_exists(path))
+        goto done;
+    TRY(cor_file_slurp(path, SPIRV_MAX, data, n, err));
+    if (*n < SPIRV_HEAD || *n % 4)
+        FAIL(VKMOE_ERR_FORMAT, "%s: %zu bytes are no SPIR-V: a multiple of 4 and at least %u are", path, *n,
+             SPIRV_HEAD);
+    memcpy(&magic, *data, sizeof(magic));
+    if (magic != SPIRV_MAGIC)
+        FAIL(VKMOE_ERR_FORMAT, "%s: begins with 0x%08x, SPIR-V with 0x%08x", path, magic, SPIRV_MAGIC);
+    cor_log(VKMOE_LOG_INFO, "kernel %s: from %s", name, path);
+done:
+    cor_free(path);
+    if (st != VKMOE_OK) {
+        cor_free(*data);
+        *data = NULL;
+    }
+    return st;
+}
+
 static enum vkmoe_status get_module(VkShaderModule *out, struct gpu_device *dev, enum gpu_kernel k,
                                     struct vkmoe_err *err)
 {
     VkShaderModuleCreateInfo ci = {.sType = VK_STRUCTURE_TYPE_SHADER_MODULE_CREATE_INFO};
+    enum vkmoe_status st = VKMOE_OK;
+    char *file = NULL;
     VkResult r;
 
-    if (!dev->modules[k]) {
-        for (uint32_t i = 0; i < gpu_spirv_count && !ci.pCode; i++)
-            if (!strcmp(gpu_spirv_modules[i].name, kernels[k].name)) {
-                ci.pCode = gpu_spirv_modules[i].words;
-                ci.codeSize = gpu_spirv_modules[i].n_words * sizeof(uint32_t);
-            }
-        if (!ci.pCode)
-            return cor_fail(err, VKMOE_ERR_UNSUPPORTED, "kernel %s: this build has no module for it",
-                            kernels[k].name);
-        if ((r = VK_CALL(dev->fn.vkCreateShaderModule(dev->vk, &ci, NULL, &dev->modules[k]))) != VK_SUCCESS) {
-            dev->modules[k] = VK_NULL_HANDLE;
-            return gpu_fail(dev, r, "loading kernel", kernels[k].name, err);
-        }
-        gpu_name(dev, VK_OBJECT_TYPE_SHADER_MODULE, (uint64_t)dev->modules[k], kernels[k].name);
-    }
     *out = dev->modules[k];
-    return VKMOE_OK;
+    if (*out)
+        return VKMOE_OK;
+    TRY(load_module(&file, &ci.codeSize, dev, kernels[k].name, err));
+    ci.pCode = (const uint32_t *)(const void *)file; /* cor_alloc aligns for any type */
+    for (uint32_t i = 0; i < gpu_spirv_count && !ci.pCode; i++)
+        if (!strcmp(gpu_spirv_modules[i].name, kernels[k].name)) {
+            ci.pCode = gpu_spirv_modules[i].words;
+            ci.codeSize = gpu_spirv_modules[i].n_words * sizeof(uint32_t);
+        }
+    if (!ci.pCode)
+        FAIL(VKMOE_ERR_UNSUPPORTED, "kernel %s: this build has no module for it", kernels[k].name);
+    if ((r = VK_CALL(dev->fn.vkCreateShaderModule(dev->vk, &ci, NULL, &dev->modules[k]))) != VK_SUCCESS) {
+        dev->modules[k] = VK_NULL_HANDLE;
+        TRY(gpu_fail(dev, r, "loading kernel", kernels[k].name, err));
+    }
+    gpu_name(dev, VK_OBJECT_TYPE_SHADER_MODULE, (uint64_t)dev->modules[k], kernels[k].name);
+    *out = dev->modules[k];
+done:
+    cor_free(file);
+    return st;
 }
 
 /* ---- layouts
