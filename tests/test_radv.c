@@ -1,6 +1,6 @@
 /* The AMD compiler without its GPU (RADV_FORCE_FAMILY): every kernel of both models compiles without spills
- * or scratch, and pipelines come back from the cache on disk, but never from a file that is damaged or
- * another driver's. */
+ * or scratch and as bench/amd-baseline.csv says, and pipelines come back from the cache on disk, but never
+ * from a file that is damaged or another driver's. */
 #include "support/test.h"
 
 #include <stdio.h>
@@ -8,7 +8,7 @@
 #include "core/log.h"
 #include "gpu/commands.h"
 #include "support/device.h"
-#include "support/specs.h"
+#include "support/radv.h"
 
 #define N_SOME 6 /* pipelines of the cache tests */
 
@@ -92,44 +92,124 @@ static void every_kernel_is_listed(void **state)
             fail_msg("tests/support/specs.c has no case for %s", gpu_kernel_info((enum gpu_kernel)k)->name);
 }
 
-static void check_stats(struct gpu_device *dev, const struct gpu_pipeline *p, const struct specs_case *c)
-{
-    static const char *const zero[] = {"Spilled VGPRs", "Spilled SGPRs", "Scratch size"};
-    struct gpu_pipeline_stat stats[64];
-    struct vkmoe_err err = {0};
-    uint32_t n, found = 0;
+/* ---- the baseline
+ * ------------------------------------------------------------------------------------------------ */
 
-    test_ok(gpu_pipeline_stats(dev, p, stats, COR_COUNT(stats), &n, &err), &err);
-    for (uint32_t i = 0; i < n; i++)
-        for (size_t z = 0; z < COR_COUNT(zero); z++)
-            if (!strcmp(stats[i].name, zero[z])) {
-                found++;
-                if (stats[i].value != 0)
-                    fail_msg("%s %s %s: %s %.0f", gpu_kernel_info(c->kernel)->name, c->format, c->use,
-                             zero[z], stats[i].value);
-            }
-    assert_int_equal(found, COR_COUNT(zero));
+#define MAX_NAMED 12 /* changed rows that are named */
+
+struct baseline {
+    char *text;
+    char **lines; /* of this GPU */
+    size_t n;
+    bool *met;
+    uint32_t n_changed;
+};
+
+/* Lines of this GPU, of the driver that is running; false, with a skip, when another version wrote them. */
+static bool read_baseline(struct baseline *b, const char *family, const char *version)
+{
+    struct vkmoe_err err = {0};
+    char head[512], *next;
+    size_t bytes;
+
+    test_ok(cor_file_slurp(VKMOE_TEST_SOURCE_DIR "/bench/amd-baseline.csv", 1u << 24, &b->text, &bytes, &err),
+            &err);
+    b->lines = cor_array(bytes, sizeof(*b->lines));
+    b->met = cor_array(bytes, sizeof(*b->met));
+    assert_true(b->lines && b->met);
+    snprintf(head, sizeof(head), "# RADV of %s\n%s\n", version, RADV_CSV_HEAD);
+    if (strncmp(b->text, head, strlen(head)) != 0) {
+        print_message("bench/amd-baseline.csv was not written by %s, or has other columns\n", version);
+        test_skip("bench/amd-baseline.csv is of another driver");
+        return false;
+    }
+    for (char *p = b->text; *p; p = next) {
+        next = strchr(p, '\n');
+        assert_non_null(next);
+        *next++ = '\0';
+        if (!strncmp(p, family, strlen(family)) && p[strlen(family)] == ',')
+            b->lines[b->n++] = p;
+    }
+    return true;
 }
 
-static void no_spills(void **state)
+static void close_baseline(struct baseline *b)
 {
+    cor_free(b->text);
+    cor_free(b->lines);
+    cor_free(b->met);
+}
+
+/* Bytes up to and with the fourth comma. */
+static size_t key_bytes(const char *line)
+{
+    size_t n = 0;
+
+    for (int commas = 0; commas < 4 && line[n]; n++)
+        commas += line[n] == ',';
+    return n;
+}
+
+static void note_change(struct baseline *b, const char *was, const char *now)
+{
+    if (b->n_changed++ < MAX_NAMED)
+        print_message("%s%s%s%s%s\n", was ? "-" : "", was ? was : "", was && now ? "\n" : "", now ? "+" : "",
+                      now ? now : "");
+}
+
+static void compare_line(struct baseline *b, const char *line)
+{
+    const size_t key = key_bytes(line);
+
+    for (size_t i = 0; i < b->n; i++)
+        if (!b->met[i] && key_bytes(b->lines[i]) == key && !strncmp(b->lines[i], line, key)) {
+            b->met[i] = true;
+            if (strcmp(b->lines[i], line) != 0)
+                note_change(b, b->lines[i], line);
+            return;
+        }
+    note_change(b, NULL, line);
+}
+
+/* Nothing spills, and what the compiler makes of every kernel is what the baseline says. */
+static void as_in_baseline(void **state)
+{
+    struct baseline b = {0};
     struct gpu_device *dev;
+    char family[64], line[512];
+    uint32_t n_spilled = 0;
+    bool compare;
 
     (void)state;
     if (!is_radv())
         return;
-    print_message("%s, %u pipelines\n", gpu_instance_device_info(inst, picked)->name, n_cases);
     dev = open_device(true);
+    radv_family(dev, family, sizeof(family));
+    print_message("%s, %u pipelines\n", family, n_cases);
+    compare = read_baseline(&b, family, gpu_device_info(dev)->driver_version);
     for (uint32_t i = 0; i < n_cases; i++) {
-        const struct specs_case *c = &cases[i];
-        struct gpu_pipeline *p;
+        struct radv_row row;
         struct vkmoe_err err = {0};
 
-        test_ok(gpu_pipeline_get(&p, dev, c->kernel, c->spec, c->n_spec * sizeof(uint32_t), c->n_segs, &err),
-                &err);
-        check_stats(dev, p, c);
+        test_ok(radv_measure(dev, &cases[i], &row, &err), &err);
+        radv_csv_line(line, sizeof(line), family, &cases[i], &row);
+        if (radv_spills(&row))
+            print_message("spills or scratch: %s\n", line);
+        n_spilled += radv_spills(&row);
+        if (compare && cases[i].shape == SPECS_EMO)
+            compare_line(&b, line);
     }
+    for (size_t i = 0; compare && i < b.n; i++)
+        if (!b.met[i])
+            note_change(&b, b.lines[i], NULL);
     gpu_device_close(dev);
+    close_baseline(&b);
+    assert_int_equal(n_spilled, 0);
+    if (b.n_changed)
+        fail_msg("%u rows differ from bench/amd-baseline.csv: tools/radv_table.sh --baseline writes it "
+                 "again, in a "
+                 "commit that says why",
+                 b.n_changed);
 }
 
 /* A device without heaps is refused for work and opened for compiling only. */
@@ -317,7 +397,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(every_kernel_is_listed),
-        cmocka_unit_test(no_spills),
+        cmocka_unit_test(as_in_baseline),
         cmocka_unit_test(refused_for_work),
         cmocka_unit_test_setup(round_trip, make_cache),
         cmocka_unit_test_setup(truncated, make_cache),

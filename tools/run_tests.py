@@ -24,6 +24,8 @@ DRIVERS = {
     "lavapipe-16": ("/usr/share/vulkan/icd.d/lvp_icd.{machine}.json", {"LP_NATIVE_VECTOR_WIDTH": "512"}),
     "swiftshader": ("/usr/lib/chromium/vk_swiftshader_icd.json", {}),
     "polaris10": ("/usr/share/vulkan/icd.d/radeon_icd.{machine}.json", {"RADV_FORCE_FAMILY": "POLARIS10"}),
+    "vega10": ("/usr/share/vulkan/icd.d/radeon_icd.{machine}.json", {"RADV_FORCE_FAMILY": "VEGA10"}),
+    "navi10": ("/usr/share/vulkan/icd.d/radeon_icd.{machine}.json", {"RADV_FORCE_FAMILY": "NAVI10"}),
     "navi21": ("/usr/share/vulkan/icd.d/radeon_icd.{machine}.json", {"RADV_FORCE_FAMILY": "NAVI21"}),
     "gfx1100": ("/usr/share/vulkan/icd.d/radeon_icd.{machine}.json", {"RADV_FORCE_FAMILY": "GFX1100"}),
 }
@@ -31,7 +33,7 @@ DRIVERS = {
 # The first pattern that fits a program decides: drivers, and those of a sanitizer build. What is left out for
 # time runs in rows of tools/full/shards.txt.
 MATRIX = [
-    ("test_radv*", ["polaris10", "navi21", "gfx1100"], ["navi21"]),
+    ("test_radv*", ["polaris10", "vega10", "navi10", "navi21", "gfx1100"], ["navi21"]),
     ("test_kernels*", ["lavapipe", "lavapipe-4", "lavapipe-16", "swiftshader"], ["lavapipe"]),
     ("test_gpu*", ["lavapipe", "swiftshader"], ["lavapipe"]),
     ("test_fetch", ["lavapipe", "swiftshader"], ["lavapipe"]),

@@ -169,7 +169,8 @@ static enum vkmoe_status compile(struct gpu_device *dev, struct gpu_pipeline *p,
     ci.stage.pSpecializationInfo = &spec;
     ci.layout = p->layout;
     if (dev->caps.exec_props)
-        ci.flags |= VK_PIPELINE_CREATE_CAPTURE_STATISTICS_BIT_KHR;
+        ci.flags |= VK_PIPELINE_CREATE_CAPTURE_STATISTICS_BIT_KHR |
+                    VK_PIPELINE_CREATE_CAPTURE_INTERNAL_REPRESENTATIONS_BIT_KHR;
     if (dev->feedback) {
         fb.pPipelineCreationFeedback = &whole;
         fb.pipelineStageCreationFeedbackCount = 1;
@@ -280,59 +281,4 @@ void gpu_pipelines_close(struct gpu_device *dev)
     if (!dev->hung)
         for (uint32_t i = 0; i < GPU_KERNEL_COUNT; i++)
             dev->fn.vkDestroyShaderModule(dev->vk, dev->modules[i], NULL);
-}
-
-/* ---- statistics
- * --------------------------------------------------------------------------------------------- */
-
-static double stat_value(const VkPipelineExecutableStatisticKHR *s)
-{
-    switch (s->format) {
-    case VK_PIPELINE_EXECUTABLE_STATISTIC_FORMAT_BOOL32_KHR:
-        return s->value.b32 ? 1 : 0;
-    case VK_PIPELINE_EXECUTABLE_STATISTIC_FORMAT_INT64_KHR:
-        return (double)s->value.i64;
-    case VK_PIPELINE_EXECUTABLE_STATISTIC_FORMAT_UINT64_KHR:
-        return (double)s->value.u64;
-    case VK_PIPELINE_EXECUTABLE_STATISTIC_FORMAT_FLOAT64_KHR:
-        return s->value.f64;
-    default:
-        return 0;
-    }
-}
-
-enum vkmoe_status gpu_pipeline_stats(struct gpu_device *dev, const struct gpu_pipeline *p,
-                                     struct gpu_pipeline_stat *stats, uint32_t max, uint32_t *n,
-                                     struct vkmoe_err *err)
-{
-    enum vkmoe_status st = VKMOE_OK;
-    VkPipelineExecutableStatisticKHR *all = NULL;
-    VkPipelineExecutableInfoKHR info = {.sType = VK_STRUCTURE_TYPE_PIPELINE_EXECUTABLE_INFO_KHR};
-    uint32_t count = 0;
-    VkResult r;
-
-    *n = 0;
-    if (!dev->caps.exec_props)
-        return cor_fail(err, VKMOE_ERR_UNSUPPORTED, "%s: the driver tells nothing of its pipelines",
-                        dev->info.name);
-    info.pipeline = p->vk;
-    r = VK_CALL(dev->fn.vkGetPipelineExecutableStatisticsKHR(dev->vk, &info, &count, NULL));
-    if (r != VK_SUCCESS)
-        TRY(gpu_fail(dev, r, "statistics of kernel", kernels[p->kernel].name, err));
-    all = cor_array(count + 1, sizeof(*all));
-    if (!all)
-        FAIL(VKMOE_ERR_MEMORY, "%s: no memory for %u statistics", dev->info.name, count);
-    for (uint32_t i = 0; i < count; i++)
-        all[i].sType = VK_STRUCTURE_TYPE_PIPELINE_EXECUTABLE_STATISTIC_KHR;
-    r = VK_CALL(dev->fn.vkGetPipelineExecutableStatisticsKHR(dev->vk, &info, &count, all));
-    if (r != VK_SUCCESS && r != VK_INCOMPLETE)
-        TRY(gpu_fail(dev, r, "statistics of kernel", kernels[p->kernel].name, err));
-    for (uint32_t i = 0; i < count && i < max; i++) {
-        snprintf(stats[i].name, sizeof(stats[i].name), "%.63s", all[i].name);
-        stats[i].value = stat_value(&all[i]);
-        *n = i + 1;
-    }
-done:
-    cor_free(all);
-    return st;
 }

@@ -95,6 +95,11 @@ enum vkmoe_status gpu_pipeline_stats(struct gpu_device *dev, const struct gpu_pi
                                      struct gpu_pipeline_stat *stats,
                                      uint32_t max, uint32_t *n, struct vkmoe_err *err);
 
+/* The compiler's text whose name contains `name`, NUL-terminated; cor_free by the caller. Drivers name them
+ * as they like: VKMOE_ERR_UNSUPPORTED where there is none. */
+enum vkmoe_status gpu_pipeline_text(struct gpu_device *dev, const struct gpu_pipeline *p, const char *name,
+                                    char **text, struct vkmoe_err *err);
+
 /* SPIR-V of every kernel, built from shaders/ and embedded (generated source). */
 struct gpu_spirv {
     const char *name;
