@@ -22,7 +22,8 @@ LAYERS = {
     "run": {"core", "model", "gpu", "run", "shared"},
     "experts": {"core", "model", "gpu", "run", "experts", "shared"},
     "api": {"core", "model", "gpu", "run", "experts", "api", "shared"},
-    "cli": {"core", "model", "experts", "cli"},
+    "bench": {"core", "model", "gpu", "run", "bench", "shared"},
+    "cli": {"core", "model", "experts", "bench", "cli"},
 }
 
 BANNED = re.compile(r"\b(atoi|strcpy|strcat|sprintf|strtok|getenv|exit|abort|printf)\s*\(")

@@ -22,6 +22,8 @@ static enum vkmoe_status table(struct gpu_device *dev, uint32_t *n_spilled, stru
     for (uint32_t i = 0; i < n; i++) {
         struct radv_row row;
 
+        if (!gpu_kernel_usable(dev, cases[i].kernel))
+            continue;
         TRY(radv_measure(dev, &cases[i], &row, err));
         radv_csv_line(line, sizeof(line), family, &cases[i], &row);
         if (cases[i].shape == SPECS_EMO)

@@ -137,6 +137,12 @@ PUSH_END(push_tags, 8)
 #define SPEC_TAGS(X)                                                                                         \
     X(0, wg, WG) X(1, slot_stride, SLOT_STRIDE) X(2, slots_per_seg, SLOTS_PER_SEG) X(3, n_segs, N_SEGS)
 
+/* trips: units per lane; vec: a unit is four words, else one. */
+#define SPEC_PEAK_READ(X) X(0, wg, WG) X(1, trips, TRIPS) X(2, vec, VEC)
+
+/* groups: results kept; later groups write over those of earlier ones. */
+#define SPEC_PEAK_FMA(X) X(0, wg, WG) X(1, trips, TRIPS) X(2, fused, FUSED) X(3, groups, GROUPS)
+
 #ifndef VULKAN
 struct spec_publish { SPEC_PUBLISH(SPEC_X) };
 struct spec_embed { SPEC_EMBED(SPEC_X) };
@@ -153,6 +159,8 @@ struct spec_expert_sums { SPEC_EXPERT_SUMS(SPEC_X) };
 struct spec_copy_rows { SPEC_COPY_ROWS(SPEC_X) };
 struct spec_argmax { SPEC_ARGMAX(SPEC_X) };
 struct spec_tags { SPEC_TAGS(SPEC_X) };
+struct spec_peak_read { SPEC_PEAK_READ(SPEC_X) };
+struct spec_peak_fma { SPEC_PEAK_FMA(SPEC_X) };
 #endif
 
 #endif

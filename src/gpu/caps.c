@@ -423,5 +423,6 @@ done:
 
 bool gpu_caps_allow(const struct gpu_caps *caps, uint32_t needs)
 {
-    return (!(needs & GPU_NEED_SUBGROUP) || caps->subgroup) && (!(needs & GPU_NEED_ARRAY) || caps->array);
+    return (!(needs & GPU_NEED_SUBGROUP) || caps->subgroup) && (!(needs & GPU_NEED_ARRAY) || caps->array) &&
+           (!(needs & GPU_NEED_F16) || caps->f16);
 }

@@ -24,11 +24,13 @@ static enum vkmoe_status create_device(struct gpu_device *dev, const struct gpu_
 {
     const struct gpu_phys *phys = dev->phys;
     const float priority = 1.0f;
-    const char *exts[4];
+    const char *exts[8];
     VkDeviceQueueCreateInfo qi[2] = {{.sType = VK_STRUCTURE_TYPE_DEVICE_QUEUE_CREATE_INFO}};
     VkPhysicalDeviceFeatures features = {0};
     VkPhysicalDevicePipelineExecutablePropertiesFeaturesKHR exec = {
         .sType = VK_STRUCTURE_TYPE_PHYSICAL_DEVICE_PIPELINE_EXECUTABLE_PROPERTIES_FEATURES_KHR};
+    VkPhysicalDeviceShaderFloat16Int8FeaturesKHR half = {
+        .sType = VK_STRUCTURE_TYPE_PHYSICAL_DEVICE_SHADER_FLOAT16_INT8_FEATURES_KHR};
     VkDeviceCreateInfo ci = {.sType = VK_STRUCTURE_TYPE_DEVICE_CREATE_INFO};
     VkResult r;
 
@@ -55,6 +57,13 @@ static enum vkmoe_status create_device(struct gpu_device *dev, const struct gpu_
         exts[ci.enabledExtensionCount++] = VK_KHR_PIPELINE_EXECUTABLE_PROPERTIES_EXTENSION_NAME;
         exec.pipelineExecutableInfo = VK_TRUE;
         ci.pNext = &exec;
+    }
+    if (dev->caps.f16) {
+        if (phys->exts.float16_int8)
+            exts[ci.enabledExtensionCount++] = VK_KHR_SHADER_FLOAT16_INT8_EXTENSION_NAME;
+        half.shaderFloat16 = VK_TRUE;
+        half.pNext = (void *)(uintptr_t)ci.pNext;
+        ci.pNext = &half;
     }
     if ((r = VK_CALL(vkCreateDevice(phys->vk, &ci, NULL, &dev->vk))) != VK_SUCCESS) {
         dev->vk = VK_NULL_HANDLE;

@@ -11,6 +11,7 @@
 #define GPU_NEED_NONE 0u
 #define GPU_NEED_SUBGROUP 1u /* subgroup arithmetic (basic + arithmetic operations in compute) */
 #define GPU_NEED_ARRAY 2u    /* dynamic indexing of an array of storage buffers */
+#define GPU_NEED_F16 8u      /* fp16 arithmetic */
 
 /* X(name, push struct, storage buffers before the segments, segments: 0 none / 1 binding or array, needs).
  * With segments, the binding behind the listed ones holds them: one buffer, or an array of N_SEGS (_arr
@@ -50,7 +51,11 @@
     X(expert_sums, push_rows, 5, 0, GPU_NEED_NONE)                                                           \
     X(argmax, push_none, 2, 0, GPU_NEED_NONE)                                                                \
     X(slot_tags, push_tags, 2, 1, GPU_NEED_NONE)                                                             \
-    X(slot_tags_arr, push_tags, 2, 1, GPU_NEED_ARRAY)
+    X(slot_tags_arr, push_tags, 2, 1, GPU_NEED_ARRAY)                                                        \
+    X(peak_read, push_none, 2, 0, GPU_NEED_NONE)                                                             \
+    X(peak_fma, push_none, 2, 0, GPU_NEED_NONE)                                                              \
+    X(peak_fma_half, push_none, 2, 0, GPU_NEED_F16)                                                          \
+    X(peak_fma_int, push_none, 2, 0, GPU_NEED_NONE)
 
 enum gpu_kernel {
 #define GPU_X(name, push, n_buffers, segs, needs) GPU_K_##name,

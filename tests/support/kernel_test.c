@@ -43,6 +43,10 @@
 #define KT_PROGRAM_argmax                  KT_DENSE
 #define KT_PROGRAM_slot_tags               KT_MOE
 #define KT_PROGRAM_slot_tags_arr           KT_MOE
+#define KT_PROGRAM_peak_read               KT_BENCH
+#define KT_PROGRAM_peak_fma                KT_BENCH
+#define KT_PROGRAM_peak_fma_half           KT_BENCH
+#define KT_PROGRAM_peak_fma_int            KT_BENCH
 
 static const enum kt_program program_of[GPU_KERNEL_COUNT] = {
 #define KT_X(name, push, n_buffers, segs, needs) [GPU_K_##name] = KT_PROGRAM_##name,

@@ -187,6 +187,18 @@ static void add_rest(struct list *l, const struct shape *s)
     ADD(l, slot_tags_arr, "", "", tags);
 }
 
+/* Kernels of measurements: of no model. */
+static void add_peak(struct list *l)
+{
+    const struct spec_peak_read peak_read = {128, 16, 1};
+    const struct spec_peak_fma peak_fma = {128, 1024, 0, 256};
+
+    ADD(l, peak_read, "", "", peak_read);
+    ADD(l, peak_fma, "", "", peak_fma);
+    ADD(l, peak_fma_half, "", "", peak_fma);
+    ADD(l, peak_fma_int, "", "", peak_fma);
+}
+
 uint32_t specs_list(struct specs_case *cases, uint32_t max)
 {
     struct list l = {.cases = cases, .max = max};
@@ -203,5 +215,6 @@ uint32_t specs_list(struct specs_case *cases, uint32_t max)
             add_experts(&l, s, formats[i]);
         }
     }
+    add_peak(&l);
     return l.n;
 }
