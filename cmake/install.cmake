@@ -7,7 +7,8 @@ install(TARGETS vkmoe ARCHIVE DESTINATION ${CMAKE_INSTALL_LIBDIR})
 install(FILES include/vkmoe.h DESTINATION ${CMAKE_INSTALL_INCLUDEDIR})
 install(FILES ${VKMOE_MADE_MODELS} DESTINATION ${CMAKE_INSTALL_DATADIR}/vkmoe/models)
 if(EXISTS ${VKMOE_BUNDLED})
-  install(FILES ${VKMOE_BUNDLED} models/README.md DESTINATION ${CMAKE_INSTALL_DATADIR}/vkmoe/models)
+  install(FILES ${VKMOE_BUNDLED} models/bench.txt models/README.md
+          DESTINATION ${CMAKE_INSTALL_DATADIR}/vkmoe/models)
 endif()
 
 # Relative, so that `cmake --install --prefix` and a moved tree stay right.

@@ -397,6 +397,8 @@ VKMOE_API bool vkmoe_session_may_choose(const vkmoe_session *ses, uint32_t layer
 
 VKMOE_API uint32_t vkmoe_session_position(const vkmoe_session *ses);
 VKMOE_API uint32_t vkmoe_session_n_ctx(const vkmoe_session *ses);
+/* Tokens of a feed that are computed at once, at most. */
+VKMOE_API uint32_t vkmoe_session_n_chunk(const vkmoe_session *ses);
 
 /* Forgets all tokens. */
 VKMOE_API void vkmoe_session_reset(vkmoe_session *ses);

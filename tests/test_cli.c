@@ -87,11 +87,55 @@ static void test_program_help(void **state)
 /* ---- wrong usage
  * ------------------------------------------------------------------------------------------------ */
 
+struct wrong {
+    const char *word, *args[10]; /* that the line names, of the command */
+};
+
+static void expect_usage(const struct wrong *cases, size_t n)
+{
+    struct cli_call call;
+
+    for (size_t i = 0; i < n; i++) {
+        memset(&call, 0, sizeof(call));
+        memcpy(call.args, cases[i].args, sizeof(cases[i].args));
+        cli_bad_(2, cases[i].word, &call);
+    }
+}
+
+static void test_wrong_bench_usage(void **state)
+{
+    static const struct wrong cases[] = {
+        {"no test is left", {"bench", "-p", "0", "-n", "0"}},
+        {"-p takes", {"bench", "-p", "64-32"}},
+        {"-p takes", {"bench", "-p", "1-100000"}},
+        {"-n takes", {"bench", "-n", "16,"}},
+        {"-d takes", {"bench", "-d", "1-8*1"}},
+        {"-pg takes", {"bench", "-pg", "512"}},
+        {"-r", {"bench", "-r", "0"}},
+        {"xml", {"bench", "-o", "xml"}},
+        {"one of", {"bench", "--synthetic", "--tokens", "1"}},
+        {"no subcommand 'nothing'", {"bench", "nothing"}},
+        {"no trace", {"bench", "pool"}},
+        {"--capacity", {"bench", "pool", "x", "--capacity", "0"}},
+        {"--capacity", {"bench", "pool", "x", "--capacity", "25;50"}},
+        {"mru", {"bench", "pool", "x", "--policy", "lru,mru"}},
+        {"xml", {"bench", "pool", "x", "-o", "xml"}},
+        {"--tokens", {"bench", "pool", "--trace", "x", "--tokens", "0"}},
+        {"-f", {"bench", "decode"}},
+        {"either", {"bench", "decode", "-f", "x", "--pool-mib", "3", "--capacity", "50"}},
+        {"--pool-mib", {"bench", "decode", "-f", "x", "--pool-mib", "3,auto"}},
+        {"--pool-mib", {"bench", "decode", "-f", "x", "--pool-mib", "3,,4"}},
+        {"--capacity", {"bench", "decode", "-f", "x", "--capacity", "50,101"}},
+        {"xml", {"bench", "decode", "-f", "x", "-o", "xml"}},
+    };
+
+    (void)state;
+    expect_usage(cases, COR_COUNT(cases));
+}
+
 static void test_wrong_usage(void **state)
 {
-    static const struct {
-        const char *word, *args[10];
-    } cases[] = {
+    static const struct wrong cases[] = {
         {"nonsense", {"nonsense"}},
         {"nonsense", {"help", "nonsense"}},
         {"no?sense", {"no\nsense"}},
@@ -159,29 +203,10 @@ static void test_wrong_usage(void **state)
         {"--save-hot", {"run", "-p", "x", "--save-hot"}},
         {"-f", {"eval"}},
         {"--documents", {"eval", "-f", "x", "--documents", "-1"}},
-        {"no subcommand", {"bench"}},
-        {"no subcommand 'nothing'", {"bench", "nothing"}},
-        {"no trace", {"bench", "pool"}},
-        {"--capacity", {"bench", "pool", "x", "--capacity", "0"}},
-        {"--capacity", {"bench", "pool", "x", "--capacity", "25;50"}},
-        {"mru", {"bench", "pool", "x", "--policy", "lru,mru"}},
-        {"xml", {"bench", "pool", "x", "-o", "xml"}},
-        {"--tokens", {"bench", "pool", "--trace", "x", "--tokens", "0"}},
-        {"-f", {"bench", "decode"}},
-        {"either", {"bench", "decode", "-f", "x", "--pool-mib", "3", "--capacity", "50"}},
-        {"--pool-mib", {"bench", "decode", "-f", "x", "--pool-mib", "3,auto"}},
-        {"--pool-mib", {"bench", "decode", "-f", "x", "--pool-mib", "3,,4"}},
-        {"--capacity", {"bench", "decode", "-f", "x", "--capacity", "50,101"}},
-        {"xml", {"bench", "decode", "-f", "x", "-o", "xml"}},
     };
-    struct cli_call call;
 
     (void)state;
-    for (size_t i = 0; i < COR_COUNT(cases); i++) {
-        memset(&call, 0, sizeof(call));
-        memcpy(call.args, cases[i].args, sizeof(cases[i].args));
-        cli_bad_(2, cases[i].word, &call);
-    }
+    expect_usage(cases, COR_COUNT(cases));
     for (size_t i = 0; i < COR_COUNT(commands); i++)
         cli_bad(2, "--no-such-option", commands[i], "--no-such-option");
 }
@@ -541,14 +566,23 @@ static void test_inspect(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_help),        cmocka_unit_test(test_program_help),
-        cmocka_unit_test(test_wrong_usage), cmocka_unit_test(test_missing_input),
-        cmocka_unit_test(test_cut_model),   cmocka_unit_test(test_bad_json_lines),
-        cmocka_unit_test(test_no_driver),   cmocka_unit_test(test_unwritable_output),
-        cmocka_unit_test(test_file_limit),  cmocka_unit_test(test_interrupt),
-        cmocka_unit_test(test_full_disk),   cmocka_unit_test(test_full_stdout),
-        cmocka_unit_test(test_closed_pipe), cmocka_unit_test(test_tokenize),
-        cmocka_unit_test(test_inspect),     cmocka_unit_test(test_bench_pool),
+        cmocka_unit_test(test_help),
+        cmocka_unit_test(test_program_help),
+        cmocka_unit_test(test_wrong_usage),
+        cmocka_unit_test(test_wrong_bench_usage),
+        cmocka_unit_test(test_missing_input),
+        cmocka_unit_test(test_cut_model),
+        cmocka_unit_test(test_bad_json_lines),
+        cmocka_unit_test(test_no_driver),
+        cmocka_unit_test(test_unwritable_output),
+        cmocka_unit_test(test_file_limit),
+        cmocka_unit_test(test_interrupt),
+        cmocka_unit_test(test_full_disk),
+        cmocka_unit_test(test_full_stdout),
+        cmocka_unit_test(test_closed_pipe),
+        cmocka_unit_test(test_tokenize),
+        cmocka_unit_test(test_inspect),
+        cmocka_unit_test(test_bench_pool),
     };
 
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -480,6 +480,11 @@ uint32_t vkmoe_session_n_ctx(const vkmoe_session *ses)
     return run_session_state(ses->run)->n_ctx;
 }
 
+uint32_t vkmoe_session_n_chunk(const vkmoe_session *ses)
+{
+    return run_session_state(ses->run)->chunk;
+}
+
 void vkmoe_session_reset(vkmoe_session *ses)
 {
     run_session_reset(ses->run);

@@ -51,6 +51,8 @@ int cli_parse(const struct cli_cmd *cmd, const struct cli_opt *opts, int argc, c
  * them. */
 int cli_dispatch(const struct cli_cmd *cmd, const struct cli_cmd *const *children, size_t n, int argc,
                  char **argv);
+/* Their part of --help. */
+void cli_list_children(const struct cli_cmd *const *children, size_t n);
 
 /* "vkmoe: message" on stderr; returns CLI_USAGE for VKMOE_ERR_ARGUMENT, else CLI_FAILED. */
 int cli_error(const struct vkmoe_err *err);
@@ -69,6 +71,8 @@ bool cli_stdout_good(void);
 /* The file of -m, or the bundled model: beside the program, in the build or source tree, or installed. path:
  * 4096 bytes. */
 enum vkmoe_status cli_model_path(const char *m, char *path, struct vkmoe_err *err);
+/* Another bundled file, in the same places. */
+enum vkmoe_status cli_bundled_path(const char *name, char *path, struct vkmoe_err *err);
 
 /* Text of -p, -f FILE or "-" (stdin); *text is cor_free'd by the caller. Exactly one source must be given. */
 enum vkmoe_status cli_read_text(const char *p, const char *f, char **text, size_t *n, struct vkmoe_err *err);

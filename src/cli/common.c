@@ -45,13 +45,31 @@ bool cli_stdout_good(void)
 /* ---- the bundled model
  * -------------------------------------------------------------------------------------- */
 
-enum vkmoe_status cli_model_path(const char *m, char *path, struct vkmoe_err *err)
+enum vkmoe_status cli_bundled_path(const char *name, char *path, struct vkmoe_err *err)
 {
-    /* Places relative to the program come first, so that a moved tree or installation finds its own model. */
+    /* Places relative to the program come first, so that a moved tree or installation finds its own files. */
     static const char *const beside[] = {"", "/models", "/../models", "/../share/vkmoe/models"};
     static const char *const fixed[] = {VKMOE_INSTALL_MODELS, VKMOE_SOURCE_MODELS};
     char dir[PATH_BYTES - 64];
 
+    cor_program_dir(dir, sizeof(dir));
+    for (size_t i = 0; dir[0] && i < COR_COUNT(beside); i++) {
+        snprintf(path, PATH_BYTES, "%s%s/%s", dir, beside[i], name);
+        if (cor_path_exists(path))
+            return VKMOE_OK;
+    }
+    for (size_t i = 0; i < COR_COUNT(fixed); i++) {
+        snprintf(path, PATH_BYTES, "%s/%s", fixed[i], name);
+        if (cor_path_exists(path))
+            return VKMOE_OK;
+    }
+    path[0] = '\0';
+    return cor_fail(err, VKMOE_ERR_IO, "the bundled file %s was not found beside the program or in %s", name,
+                    VKMOE_INSTALL_MODELS);
+}
+
+enum vkmoe_status cli_model_path(const char *m, char *path, struct vkmoe_err *err)
+{
     path[0] = '\0';
     if (m) {
         if (strlen(m) >= PATH_BYTES)
@@ -59,18 +77,8 @@ enum vkmoe_status cli_model_path(const char *m, char *path, struct vkmoe_err *er
         memcpy(path, m, strlen(m) + 1);
         return VKMOE_OK;
     }
-    cor_program_dir(dir, sizeof(dir));
-    for (size_t i = 0; dir[0] && i < COR_COUNT(beside); i++) {
-        snprintf(path, PATH_BYTES, "%s%s/" BUNDLED_MODEL, dir, beside[i]);
-        if (cor_path_exists(path))
-            return VKMOE_OK;
-    }
-    for (size_t i = 0; i < COR_COUNT(fixed); i++) {
-        snprintf(path, PATH_BYTES, "%s/" BUNDLED_MODEL, fixed[i]);
-        if (cor_path_exists(path))
-            return VKMOE_OK;
-    }
-    path[0] = '\0';
+    if (cli_bundled_path(BUNDLED_MODEL, path, NULL) == VKMOE_OK)
+        return VKMOE_OK;
     return cor_fail(err, VKMOE_ERR_IO,
                     "the bundled model %s was not found beside the program or in %s; give one with -m",
                     BUNDLED_MODEL, VKMOE_INSTALL_MODELS);

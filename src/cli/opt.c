@@ -226,6 +226,15 @@ static const char *child_name(const struct cli_cmd *child)
     return strchr(child->name, ' ') + 1;
 }
 
+void cli_list_children(const struct cli_cmd *const *children, size_t n)
+{
+    printf("\nsubcommands:\n");
+    for (size_t i = 0; i < n; i++) {
+        printf("  %-12s  ", child_name(children[i]));
+        cli_wrap(stdout, children[i]->summary, 16, 16);
+    }
+}
+
 int cli_dispatch(const struct cli_cmd *cmd, const struct cli_cmd *const *children, size_t n, int argc,
                  char **argv)
 {
@@ -239,10 +248,6 @@ int cli_dispatch(const struct cli_cmd *cmd, const struct cli_cmd *const *childre
         return cli_usage(cmd, "no subcommand '%s'", argv[1]);
     if ((status = cli_parse(cmd, none, argc, argv, NULL)) != CLI_GOOD)
         return status >= 0 ? status : cli_usage(cmd, "no subcommand named");
-    printf("\nsubcommands:\n");
-    for (size_t i = 0; i < n; i++) {
-        printf("  %-12s  ", child_name(children[i]));
-        cli_wrap(stdout, children[i]->summary, 16, 16);
-    }
+    cli_list_children(children, n);
     return CLI_GOOD;
 }
