@@ -412,6 +412,15 @@ struct vkmoe_session_stats {
 
 VKMOE_API void vkmoe_session_get_stats(const vkmoe_session *ses, struct vkmoe_session_stats *stats);
 
+/* What one decoded token is on the device when no expert is absent: commands as they are recorded. */
+struct vkmoe_session_counts {
+    uint32_t dispatches, barriers;                 /* in all */
+    uint32_t layer_dispatches, layer_barriers;     /* of the layer with the most */
+    uint32_t outside_dispatches, outside_barriers; /* embedding, output head, begin and end of the submit */
+};
+
+VKMOE_API void vkmoe_session_get_counts(const vkmoe_session *ses, struct vkmoe_session_counts *counts);
+
 /* ---- sampling ------------------------------------------------------------------------------------------ */
 
 struct vkmoe_sampler;

@@ -113,6 +113,7 @@ static void test_wrong_bench_usage(void **state)
         {"-pg takes", {"bench", "-pg", "512"}},
         {"-r", {"bench", "-r", "0"}},
         {"xml", {"bench", "-o", "xml"}},
+        {"csv", {"bench", "--count", "-o", "csv"}},
         {"one of", {"bench", "--synthetic", "--tokens", "1"}},
         {"no subcommand 'nothing'", {"bench", "nothing"}},
         {"no trace", {"bench", "pool"}},

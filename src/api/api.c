@@ -78,11 +78,10 @@ enum vkmoe_status vkmoe_device_json(const vkmoe_context *ctx, uint32_t index, ch
 enum vkmoe_status vkmoe_device_open(vkmoe_device **out, vkmoe_context *ctx,
                                     const struct vkmoe_device_params *params, struct vkmoe_err *err)
 {
-    const struct gpu_device_params gp = {
-        .caps = params ? params->caps : NULL,
-        .shader_dir = params ? params->shader_dir : NULL,
-        .profile = params && params->profile,
-        .skip_barrier = -1};
+    const struct gpu_device_params gp = {.caps = params ? params->caps : NULL,
+                                         .shader_dir = params ? params->shader_dir : NULL,
+                                         .profile = params && params->profile,
+                                         .skip_barrier = -1};
     vkmoe_device *dev = cor_zalloc(sizeof(*dev));
     enum vkmoe_status st = VKMOE_OK;
     uint32_t index;
@@ -501,4 +500,9 @@ void vkmoe_session_get_stats(const vkmoe_session *ses, struct vkmoe_session_stat
                                           .overlapped = from->overlapped,
                                           .kv_bytes = run_arena_bytes(&state->kv_arena),
                                           .state_bytes = run_arena_bytes(&state->act)};
+}
+
+void vkmoe_session_get_counts(const vkmoe_session *ses, struct vkmoe_session_counts *counts)
+{
+    run_session_counts(ses->run, counts);
 }

@@ -6,7 +6,7 @@
 #include "cli/engine.h"
 #include "core/digest.h"
 
-enum { BENCH_LIST = 64 /* values of one option */, BENCH_REPEATS = 99 };
+enum { BENCH_LIST = 64 /* values of one option */, BENCH_REPEATS = 99, BENCH_COUNTED = 3 };
 
 struct bench_test {
     uint32_t n_prompt, n_gen; /* tokens fed at once, then one by one; either may be 0 */
@@ -65,6 +65,14 @@ struct bench_head {
 
 /* Without a subcommand, as struct cli_cmd.run. */
 int bench_run(const struct cli_cmd *cmd, int argc, char **argv);
+
+/* What a decoded token costs in commands and bytes: `vkmoe bench --count`. The engine is loaded, and ids are
+ * as many as depth and BENCH_COUNTED. format: md or json. */
+enum vkmoe_status bench_count(struct cli_engine *e, const struct bench_model *m, const int32_t *ids,
+                              uint32_t depth, const char *format, struct vkmoe_err *err);
+/* Bytes of weights and cache that the token at this position reads. */
+void bench_bytes(const struct cli_engine *e, const struct bench_model *m, double pos, double *weights,
+                 double *cache);
 
 /* Rows go out as they come. */
 void bench_out_begin(const struct bench_head *h);

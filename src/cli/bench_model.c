@@ -77,6 +77,15 @@ static void name_type(struct bench_model *m, const struct mdl_model *mdl)
         snprintf(m->type, sizeof(m->type), "%s %.2fM %s", mdl->config.arch, (double)m->params * 1e-6, format);
 }
 
+void bench_bytes(const struct cli_engine *e, const struct bench_model *m, double pos, double *weights,
+                 double *cache)
+{
+    int elem = (e->params.kv_k == VKMOE_KV_F16 ? 2 : 4) + (e->params.kv_v == VKMOE_KV_F16 ? 2 : 4);
+
+    *weights = (double)m->weight_bytes;
+    *cache = (pos + 1) * (double)m->cache_row_elems * elem;
+}
+
 enum vkmoe_status bench_model_read(struct bench_model *m, const char *path, struct vkmoe_err *err)
 {
     struct mdl_model *mdl = NULL;

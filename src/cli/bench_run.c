@@ -6,6 +6,7 @@
 #include <string.h>
 #include <time.h>
 
+#include "bench/peak.h"
 #include "cli/bench.h"
 #include "cli/pool.h"
 #include "core/alloc.h"
@@ -22,7 +23,8 @@ struct bench {
     struct cli_strs models, pairs;
     const char *prompts, *gens, *depths, *file, *ids, *format;
     int64_t repeats, n_chunk;
-    bool synthetic;
+    double peak; /* GB/s; negative: measure */
+    bool synthetic, count;
     /* parsed */
     uint64_t pool_bytes;
     struct bench_test tests[TESTS_MAX];
@@ -154,6 +156,8 @@ static int parse(struct bench *b, const struct cli_cmd *cmd)
     if (strcmp(b->format, "md") && strcmp(b->format, "csv") && strcmp(b->format, "json") &&
         strcmp(b->format, "jsonl"))
         return cli_usage(cmd, "-o takes md, csv, json or jsonl, not '%s'", b->format);
+    if (b->count && strcmp(b->format, "md") && strcmp(b->format, "json"))
+        return cli_usage(cmd, "--count prints md or json, not '%s'", b->format);
     if (b->synthetic + !!b->file + !!b->ids > 1)
         return cli_usage(cmd, "give one of --synthetic, -f and --tokens");
     if (!cli_pool_bytes(b->e.pool, b->e.pool ? strlen(b->e.pool) : 0, &b->pool_bytes))
@@ -324,18 +328,6 @@ done:
     return st;
 }
 
-/* Bytes that the middle token of a test of decoding reads. */
-static void count_bytes(const struct bench *b, struct bench_row *r)
-{
-    double positions = r->test.n_depth + (r->test.n_gen + 1) / 2.0;
-    int elem = (b->e.params.kv_k == VKMOE_KV_F16 ? 2 : 4) + (b->e.params.kv_v == VKMOE_KV_F16 ? 2 : 4);
-
-    if (r->test.n_prompt)
-        return;
-    r->weight_bytes = (double)b->model.weight_bytes;
-    r->cache_bytes = positions * (double)b->model.cache_row_elems * elem;
-}
-
 static void stamp(char dst[32])
 {
     time_t now = time(NULL);
@@ -365,7 +357,8 @@ static enum vkmoe_status run_test(struct bench *b, const struct bench_test *t, s
     if (uses.hits + uses.misses)
         r.hit_rate = (double)uses.hits / (double)(uses.hits + uses.misses);
     r.uploaded_bytes = (double)uses.bytes / ((double)(t->n_prompt + t->n_gen) * r.n);
-    count_bytes(b, &r);
+    if (!t->n_prompt) /* as the middle one of those decoded */
+        bench_bytes(&b->e, &b->model, t->n_depth + (t->n_gen - 1) / 2.0, &r.weight_bytes, &r.cache_bytes);
     bench_out_row(&b->head, &b->model, &b->text, &r, !b->any);
     b->any = true;
     b->wrapped |= r.wrapped;
@@ -414,6 +407,49 @@ done:
     return st;
 }
 
+/* Counts at the first depth, of each model. */
+static enum vkmoe_status count_model(struct bench *b, const char *name, struct vkmoe_err *err)
+{
+    uint32_t depth[BENCH_LIST], n;
+    enum vkmoe_status st = VKMOE_OK;
+    bool wrapped = false;
+
+    bench_parse_list(b->depths, depth, &n);
+    b->tests[0] = (struct bench_test){.n_gen = BENCH_COUNTED, .n_depth = depth[0]};
+    b->n_tests = 1;
+    TRY(fit_context(b, err));
+    TRY(cli_model_path(name, b->e.path, err));
+    TRY(bench_model_read(&b->model, b->e.path, err));
+    TRY(cli_engine_load(&b->e, b->pool_bytes, err));
+    TRY(load_ids(b, err));
+    TRY(bench_count(&b->e, &b->model, window(b, 0, tokens_of(b->tests), &wrapped), depth[0], b->format, err));
+    cli_engine_unload(&b->e);
+done:
+    return st;
+}
+
+/* What a shader reads, before memory is taken by a model. */
+static enum vkmoe_status find_peak(struct bench *b, struct vkmoe_err *err)
+{
+    struct bench_device_params p = {.device = b->e.device,
+                                    .caps = b->e.caps,
+                                    .shader_dir = b->e.shader_dir,
+                                    .validation = b->e.validation};
+    char cache[4096];
+    double bytes;
+    enum vkmoe_status st;
+
+    b->head.read_gbs = b->peak > 0 ? b->peak : NAN;
+    if (b->peak >= 0 || b->count)
+        return VKMOE_OK;
+    cor_cache_dir(cache, sizeof(cache));
+    p.cache_dir = cache[0] ? cache : NULL;
+    st = bench_peak_read(&bytes, &p, err);
+    if (st == VKMOE_OK)
+        b->head.read_gbs = bytes * 1e-9;
+    return st;
+}
+
 /* Name of the processor, "" when unknown: for the reader only. */
 static void find_cpu(char *dst, size_t n)
 {
@@ -439,13 +475,13 @@ static enum vkmoe_status run_all(struct bench *b, struct vkmoe_err *err)
 {
     enum vkmoe_status st = VKMOE_OK;
 
-    TRY(fit_context(b, err));
-    b->head = (struct bench_head){
-        .e = &b->e, .format = b->format, .pool = b->e.pool, .variants = "default", .read_gbs = NAN};
+    if (!b->count)
+        TRY(fit_context(b, err));
     find_cpu(b->head.cpu, sizeof(b->head.cpu));
     for (size_t i = 0; i < (b->models.n ? b->models.n : 1); i++)
-        TRY(run_model(b, b->models.n ? b->models.at[i] : NULL, err));
-    bench_out_end(&b->head, &b->text, b->wrapped);
+        TRY((b->count ? count_model : run_model)(b, b->models.n ? b->models.at[i] : NULL, err));
+    if (!b->count)
+        bench_out_end(&b->head, &b->text, b->wrapped);
 done:
     return st;
 }
@@ -465,6 +501,7 @@ int bench_run(const struct cli_cmd *cmd, int argc, char **argv)
     b->depths = "0";
     b->format = "md";
     b->repeats = 5;
+    b->peak = -1;
     const struct cli_opt opts[] = {
         {"-m|--model", CLI_STRS, &b->models, "FILE", "GGUF files (default: the bundled model)", 0, 0},
         {"-p|--n-prompt", CLI_STR, &b->prompts, "LIST",
@@ -483,6 +520,10 @@ int bench_run(const struct cli_cmd *cmd, int argc, char **argv)
          "pseudo-random tokens instead of a text: experts and hit rates are then not those of real use", 0,
          0},
         {"--tokens", CLI_STR, &b->ids, "1,2,3", "token ids to replay, again and again", 0, 0},
+        {"--peak", CLI_FLOAT, &b->peak, "GB/s",
+         "read bandwidth that bytes are held against (default: measured first; 0: none)", 0, 1e6},
+        {"--count", CLI_FLAG, &b->count, NULL,
+         "time nothing: dispatches, barriers, submits, waits and bytes of a token decoded at -d", 0, 0},
         {"-ub|--ubatch-size", CLI_INT, &b->n_chunk, "N",
          "tokens of a chunk of prefill (default 0: 512, or what the device allows)", 0, 1 << 16},
         {"--pool-mib|--moe-cache-mib", CLI_STR, &b->e.pool, "N",
@@ -491,8 +532,12 @@ int bench_run(const struct cli_cmd *cmd, int argc, char **argv)
         {0},
     };
 
-    if ((status = cli_parse(cmd, opts, argc, argv, NULL)) < 0 && (status = parse(b, cmd)) < 0 &&
-        (status = cli_engine_open_device(&b->e, cmd)) == CLI_GOOD) {
+    if ((status = cli_parse(cmd, opts, argc, argv, NULL)) >= 0 || (status = parse(b, cmd)) >= 0)
+        goto done;
+    b->head = (struct bench_head){
+        .e = &b->e, .format = b->format, .pool = b->e.pool, .variants = "default", .read_gbs = NAN};
+    TRY(find_peak(b, &err));
+    if ((status = cli_engine_open_device(&b->e, cmd)) == CLI_GOOD) {
         cor_catch_interrupt();
         TRY(run_all(b, &err));
     }

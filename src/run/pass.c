@@ -133,6 +133,28 @@ enum vkmoe_status run_pass_refresh(struct run_pass *p, struct vkmoe_err *err)
     return record_programs(p, err);
 }
 
+void run_pass_counts(const struct run_pass *p, struct vkmoe_session_counts *counts)
+{
+    uint32_t d, b;
+
+    memset(counts, 0, sizeof(*counts));
+    for (uint32_t l = 0; l < n_layers(p); l++) {
+        run_program_count(&p->one, run_part_attention(l), run_part_experts(l) + 1, &d, &b);
+        counts->layer_dispatches = d > counts->layer_dispatches ? d : counts->layer_dispatches;
+        counts->layer_barriers = b > counts->layer_barriers ? b : counts->layer_barriers;
+        counts->dispatches += d;
+        counts->barriers += b;
+    }
+    run_program_count(&p->one, 0, 1, &d, &b);
+    counts->outside_dispatches = d + 1; /* publish */
+    counts->outside_barriers = b + 2;   /* behind it, and at the end */
+    run_program_count(&p->one, part_head(p), part_head(p) + 1, &d, &b);
+    counts->outside_dispatches += d;
+    counts->outside_barriers += b;
+    counts->dispatches += counts->outside_dispatches;
+    counts->barriers += counts->outside_barriers;
+}
+
 /* ---- one submit
  * --------------------------------------------------------------------------------------------- */
 

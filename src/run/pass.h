@@ -54,6 +54,9 @@ void run_pass_close(struct run_pass *p);
 /* Records again when the pool's segments are others than before. Nothing may be in flight. */
 enum vkmoe_status run_pass_refresh(struct run_pass *p, struct vkmoe_err *err);
 
+/* Of one decoded token, as it is recorded now. */
+void run_pass_counts(const struct run_pass *p, struct vkmoe_session_counts *counts);
+
 /* One token, to the logits of the next. */
 enum vkmoe_status run_pass_token(struct run_pass *p, const struct run_step *in, struct vkmoe_err *err);
 /* A chunk; head: with the logits of row0. per_submit: parts at most. */

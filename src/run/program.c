@@ -18,9 +18,10 @@ enum vkmoe_status run_program_create(struct run_program *p, struct gpu_device *d
     p->cap_dispatches = cap_dispatches;
     p->parts = cor_array(cap_parts, sizeof(*p->parts));
     p->first = cor_array(cap_parts, sizeof(*p->first));
+    p->barriers = cor_array(cap_parts, sizeof(*p->barriers));
     p->tmpl = cor_array(TMPL_HEAD + (size_t)cap_dispatches * TMPL_WORDS, 4);
     p->list = cor_array((size_t)cap_parts + 2, sizeof(*p->list));
-    if (!p->parts || !p->first || !p->tmpl || !p->list)
+    if (!p->parts || !p->first || !p->barriers || !p->tmpl || !p->list)
         FAIL(VKMOE_ERR_MEMORY, "%s: no memory for %u dispatches", name, cap_dispatches);
     TRY(gpu_buffer_create(&p->tmpl_buf, dev, (TMPL_HEAD + (uint64_t)cap_dispatches * TMPL_WORDS) * 4,
                           GPU_MEM_DEVICE, "argument template", err));
@@ -41,6 +42,7 @@ void run_program_close(struct run_program *p)
     gpu_buffer_destroy(p->args);
     cor_free(p->parts);
     cor_free(p->first);
+    cor_free(p->barriers);
     cor_free(p->tmpl);
     cor_free(p->list);
     memset(p, 0, sizeof(*p));
@@ -63,6 +65,7 @@ void run_part_begin(struct run_program *p)
     keep(p, gpu_cmds_create(&p->parts[p->n_parts], p->dev, p->name, &p->err));
     if (p->st != VKMOE_OK)
         return;
+    p->barriers[p->n_parts] = 0;
     p->first[p->n_parts++] = p->n_dispatches;
     gpu_cmds_begin(p->parts[p->n_parts - 1]);
 }
@@ -92,8 +95,10 @@ uint32_t run_dispatch(struct run_program *p, enum gpu_kernel k, const void *spec
 
 void run_barrier(struct run_program *p, enum gpu_barrier kind)
 {
-    if (p->st == VKMOE_OK)
-        gpu_cmds_barrier(p->parts[p->n_parts - 1], kind);
+    if (p->st != VKMOE_OK)
+        return;
+    gpu_cmds_barrier(p->parts[p->n_parts - 1], kind);
+    p->barriers[p->n_parts - 1]++;
 }
 
 void run_copy(struct run_program *p, struct gpu_buffer *src, uint64_t src_off, struct gpu_buffer *dst,
@@ -137,6 +142,15 @@ enum vkmoe_status run_program_finish(struct run_program *p, const struct run_pub
     }
 done:
     return st;
+}
+
+void run_program_count(const struct run_program *p, uint32_t from, uint32_t to, uint32_t *dispatches,
+                       uint32_t *barriers)
+{
+    *dispatches = (to < p->n_parts ? p->first[to] : p->n_dispatches) - p->first[from];
+    *barriers = 0;
+    for (uint32_t i = from; i < to; i++)
+        *barriers += p->barriers[i];
 }
 
 enum vkmoe_status run_program_submit(struct run_program *p, uint32_t step, uint32_t from, uint32_t to,

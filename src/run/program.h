@@ -28,6 +28,7 @@ struct run_program {
     struct gpu_cmds **parts;                 /* n_parts */
     struct gpu_cmds **list;                  /* scratch of submit: cap_parts + 2 */
     uint32_t *first;                         /* index of each part's first dispatch */
+    uint32_t *barriers;                      /* of each part */
     uint32_t n_parts, cap_parts, n_dispatches, cap_dispatches;
     uint32_t *tmpl; /* host copy */
     struct gpu_buffer *tmpl_buf, *args;
@@ -59,6 +60,10 @@ void run_part_end(struct run_program *p);
 /* Records publish, uploads the template. */
 enum vkmoe_status run_program_finish(struct run_program *p, const struct run_publish *pub,
                                      struct vkmoe_err *err);
+
+/* What parts [from, to) hold. */
+void run_program_count(const struct run_program *p, uint32_t from, uint32_t to, uint32_t *dispatches,
+                       uint32_t *barriers);
 
 /* One submit: publish of step buffer `step`, parts [from, to), last (may be NULL). */
 enum vkmoe_status run_program_submit(struct run_program *p, uint32_t step, uint32_t from, uint32_t to,

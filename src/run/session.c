@@ -446,6 +446,11 @@ const struct run_state *run_session_state(const struct run_session *s)
     return &s->state;
 }
 
+void run_session_counts(const struct run_session *s, struct vkmoe_session_counts *counts)
+{
+    run_pass_counts(&s->pass, counts);
+}
+
 void run_session_on_route(struct run_session *s, run_route_fn fn, void *user)
 {
     s->pass.on_route = fn;

@@ -37,6 +37,7 @@ uint32_t run_session_position(const struct run_session *s);
 void run_session_reset(struct run_session *s);
 const struct run_stats *run_session_stats(const struct run_session *s);
 const struct run_state *run_session_state(const struct run_session *s);
+void run_session_counts(const struct run_session *s, struct vkmoe_session_counts *counts);
 
 /* Expert mask, n_layers x run_mask_words: routed experts that may be chosen, all of them allowed by the
  * model. Not with a document pool. */

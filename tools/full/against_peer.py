@@ -62,8 +62,8 @@ def of_ours(program, environment, model, test, options):
     kind, n = split(test)
     ids = ",".join(str(300 + i * 7919 % 2000) for i in range(n if kind == "pp" else 64))  # as llama_peer.mjs
     command = [program, "bench", "-m", model, "-p", str(n if kind == "pp" else 0),
-               "-n", str(n if kind == "tg" else 0), "-r", "1", "--tokens", ids, "-c", "1024", "-o", "json",
-               *options]
+               "-n", str(n if kind == "tg" else 0), "-r", "1", "--tokens", ids, "--peak", "0",
+               "-c", "1024", "-o", "json", *options]
     out = subprocess.run(command, env=environment, check=True, stdout=subprocess.PIPE).stdout
     return json.loads(out)[0]["avg_ts"]
 
