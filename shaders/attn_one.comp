@@ -1,5 +1,6 @@
 // variants: sg=USE_SUBGROUP
-/* Attention of one query over one split of ATTN_SPLIT cached positions; attn_merge joins the splits.
+/* Attention of one query: a workgroup takes one split of ATTN_SPLIT cached positions of a head, and the last
+ * of a head to finish joins its splits: out[head] = sum(exp(m_s - m) * acc_s) / sum(exp(m_s - m) * l_s).
  * part[head][split]: largest score m, sum l of exp(score - m), then HEAD_DIM unnormalised sums of V. f32
  * sums.
  * Grid: (N_HEADS, ceil((pos + 1) / ATTN_SPLIT)). Scores: one lane per key; values: one lane per pair of
@@ -19,14 +20,20 @@ layout(std430, set = 0, binding = 0) readonly restrict buffer State { uint data[
 layout(std430, set = 0, binding = 1) readonly restrict buffer Q { float data[]; } qr;
 layout(std430, set = 0, binding = 2) readonly restrict buffer KCache { uint data[]; } kc;
 layout(std430, set = 0, binding = 3) readonly restrict buffer VCache { uint data[]; } vc;
-layout(std430, set = 0, binding = 4) writeonly restrict buffer Part { float data[]; } part;
+layout(std430, set = 0, binding = 4) coherent buffer Part { float data[]; } part;
+layout(std430, set = 0, binding = 5) writeonly restrict buffer Out { float data[]; } outp;
+/* [head] */
+layout(std430, set = 0, binding = 6) coherent buffer Counts { uint data[]; } counts;
 
 #define K_WORD(i) kc.data[i]
 #define V_WORD(i) vc.data[i]
 #include "lib/cache.glsl"
 #include "lib/math.glsl"
 #include "lib/reduce.glsl"
+#define LAST_COUNTER(i) counts.data[i]
+#include "lib/last.glsl"
 
+const uint PART = HEAD_DIM + 2u; /* words of a partial result */
 const uint PAIRS = HEAD_DIM / 2u;
 const uint KEY_GROUPS = WG > PAIRS ? WG / PAIRS : 1u;
 
@@ -52,25 +59,12 @@ vec2 weighted(uint first, uint from, uint step_, uint n, uint kv_head, uint pair
     return a;
 }
 
-void main()
+/* One split's part of a head, `n` keys from `first` on. */
+void attend(uint first, uint n, uint head, uint kv_head, uint out0)
 {
     uint lane = gl_LocalInvocationIndex;
-    uint head = gl_WorkGroupID.x;
-    uint split = gl_WorkGroupID.y;
-    uint kv_head = head * N_KV / N_HEADS;
-    uint first = split * ATTN_SPLIT;
-    uint n_keys = state.data[STEP_POS] + 1u;
-    uint out0 = (head * N_SPLITS + split) * (HEAD_DIM + 2u);
     float m = LOWEST, l = 0.0;
 
-    if (first >= n_keys)
-        return;
-    uint n = min(n_keys - first, ATTN_SPLIT);
-    for (uint i = lane; i < PAIRS; i += WG) {
-        uint at = head * HEAD_DIM + 2u * i;
-        query[i] = vec2(qr.data[at], qr.data[at + 1u]) * uintBitsToFloat(SCALE_BITS);
-    }
-    barrier();
     for (uint j = lane; j < n; j += WG) {
         float s = score(first + j, kv_head);
         prob[j] = s;
@@ -106,4 +100,44 @@ void main()
         part.data[out0 + 2u + 2u * lane] = a.x;
         part.data[out0 + 3u + 2u * lane] = a.y;
     }
+}
+
+void join_splits(uint head, uint n_splits)
+{
+    uint first = head * N_SPLITS * PART;
+    float m = LOWEST;
+
+    for (uint s = 0u; s < n_splits; s++)
+        m = max(m, part.data[first + s * PART]);
+    for (uint d = gl_LocalInvocationIndex; d < HEAD_DIM; d += WG) {
+        float l = 0.0, a = 0.0;
+        for (uint s = 0u; s < n_splits; s++) {
+            uint at = first + s * PART;
+            float scale = exp(part.data[at] - m);
+            l += scale * part.data[at + 1u];
+            a += scale * part.data[at + 2u + d];
+        }
+        outp.data[head * HEAD_DIM + d] = a / l;
+    }
+}
+
+void main()
+{
+    uint head = gl_WorkGroupID.x;
+    uint split = gl_WorkGroupID.y;
+    uint first = split * ATTN_SPLIT;
+    uint n_keys = state.data[STEP_POS] + 1u;
+
+    if (first >= n_keys)
+        return;
+    for (uint i = gl_LocalInvocationIndex; i < PAIRS; i += WG) {
+        uint at = head * HEAD_DIM + 2u * i;
+        query[i] = vec2(qr.data[at], qr.data[at + 1u]) * uintBitsToFloat(SCALE_BITS);
+    }
+    barrier();
+    attend(first, min(n_keys - first, ATTN_SPLIT), head, head * N_KV / N_HEADS,
+           (head * N_SPLITS + split) * PART);
+    uint n_splits = (n_keys + ATTN_SPLIT - 1u) / ATTN_SPLIT;
+    if (last_of(head, n_splits))
+        join_splits(head, n_splits);
 }

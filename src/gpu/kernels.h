@@ -26,9 +26,8 @@
     X(matvec_sg, push_mat, 3, 0, GPU_NEED_SUBGROUP)                                                          \
     X(matmul, push_mat, 4, 0, GPU_NEED_NONE)                                                                 \
     X(rope_kv, push_none, 6, 0, GPU_NEED_NONE)                                                               \
-    X(attn_one, push_none, 5, 0, GPU_NEED_NONE)                                                              \
-    X(attn_one_sg, push_none, 5, 0, GPU_NEED_SUBGROUP)                                                       \
-    X(attn_merge, push_none, 3, 0, GPU_NEED_NONE)                                                            \
+    X(attn_one, push_none, 7, 0, GPU_NEED_NONE)                                                              \
+    X(attn_one_sg, push_none, 7, 0, GPU_NEED_SUBGROUP)                                                       \
     X(attn_many, push_none, 5, 0, GPU_NEED_NONE)                                                             \
     X(router, push_layer, 3, 0, GPU_NEED_NONE)                                                               \
     X(resolve, push_resolve, 7, 0, GPU_NEED_NONE)                                                            \

@@ -216,20 +216,18 @@ static void attention(const struct run_graph *g, uint32_t layer)
         .v_f16 = s->v_f16,
         .n_splits = s->n_splits,
     };
-    const struct gpu_bind binds[] = {
-        whole(s->state), act(g, &s->qr), run_arena_bind(&s->kv_arena, &s->kv[layer].k),
-        run_arena_bind(&s->kv_arena, &s->kv[layer].v), act(g, g->many ? &s->att : &s->part)};
-    const struct gpu_bind merge[] = {whole(s->state), act(g, &s->part), act(g, &s->att)};
+    const struct gpu_bind k = run_arena_bind(&s->kv_arena, &s->kv[layer].k),
+                          v = run_arena_bind(&s->kv_arena, &s->kv[layer].v);
+    const struct gpu_bind many[] = {whole(s->state), act(g, &s->qr), k, v, act(g, &s->att)};
+    const struct gpu_bind one[] = {whole(s->state), act(g, &s->qr),    k, v, act(g, &s->part),
+                                   act(g, &s->att), act(g, &s->counts)};
 
-    if (g->many) {
-        PUT(g, GPU_K_attn_many, spec, binds, no_push, run_fixed(c->n_heads),
-            run_per(DIM_TOKENS, ATTN_QUERIES), DIM_1);
-        return;
-    }
-    PUT(g, pick(g, GPU_K_attn_one, GPU_K_attn_one_sg), spec, binds, no_push, run_fixed(c->n_heads),
-        run_per(DIM_CONTEXT, ATTN_SPLIT), DIM_1);
-    run_barrier(g->prog, GPU_BARRIER_COMPUTE);
-    PUT(g, GPU_K_attn_merge, spec, merge, no_push, run_fixed(c->n_heads), DIM_1, DIM_1);
+    if (g->many)
+        PUT(g, GPU_K_attn_many, spec, many, no_push, run_fixed(c->n_heads), run_per(DIM_TOKENS, ATTN_QUERIES),
+            DIM_1);
+    else
+        PUT(g, pick(g, GPU_K_attn_one, GPU_K_attn_one_sg), spec, one, no_push, run_fixed(c->n_heads),
+            run_per(DIM_CONTEXT, ATTN_SPLIT), DIM_1);
 }
 
 static void route(const struct run_graph *g, uint32_t layer)

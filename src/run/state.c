@@ -87,6 +87,7 @@ static enum vkmoe_status plan_activations(struct run_state *s, const struct mdl_
         {&s->qr, t * q * 4, "rotated queries"},
         {&s->att, t * q * 4, "attention output"},
         {&s->part, (uint64_t)c->n_heads * s->n_splits * (c->head_dim + 2) * 4, "partial attention"},
+        {&s->counts, c->n_heads * 4ull, "counters"},
         {&s->route, t * c->n_experts * 4, "router logits"},
         {&s->sel, t * k * 8, "expert choice"},
         {&s->gu, ff ? t * 2 * ff * 4 : 4, "shared gate and up"},
@@ -142,6 +143,20 @@ enum vkmoe_status run_state_set_mask(struct run_state *s, const uint32_t *allowe
     TRY(gpu_upload(s->dev, run_arena_buffer(&s->act, &s->mask), s->mask.off, allowed, s->mask.bytes, err));
     memmove(s->allowed, allowed, s->mask.bytes);
 done:
+    return st;
+}
+
+static enum vkmoe_status clear_counts(struct run_state *s, struct vkmoe_err *err)
+{
+    uint32_t *zeros = cor_zalloc(s->counts.bytes);
+    enum vkmoe_status st = VKMOE_OK;
+
+    if (!zeros)
+        return cor_fail(err, VKMOE_ERR_MEMORY, "no memory for the counters of a session");
+    TRY(gpu_upload(s->dev, run_arena_buffer(&s->act, &s->counts), s->counts.off, zeros, s->counts.bytes,
+                   err));
+done:
+    cor_free(zeros);
     return st;
 }
 
@@ -228,6 +243,7 @@ enum vkmoe_status run_state_create(struct run_state *s, const struct run_model *
     TRY(create_buffers(s, c, err));
     TRY(create_watch(s, c, err));
     TRY(upload_rope(s, c, err));
+    TRY(clear_counts(s, err));
     TRY(run_state_set_mask(s, m->allowed, err));
 done:
     return st;

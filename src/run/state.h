@@ -21,7 +21,8 @@ struct run_state {
     struct run_region x, xn;   /* (dim) residual stream, normed */
     struct run_region qkv, qr; /* (q + k + v rows), (q rows) rotated queries */
     struct run_region att,
-        part; /* (q rows); (n_heads, n_splits, head_dim + 2) partial attention of one token */
+        part;                 /* (q rows); (n_heads, n_splits, head_dim + 2) partial attention of one token */
+    struct run_region counts; /* (n_heads) words of lib/last.glsl, 0 between dispatches */
     struct run_region route, sel; /* (n_experts) router logits; (k, 2) choice: id, weight */
     struct run_region gu, hs, ys; /* shared expert: (2 ff), (ff), (dim) */
     struct run_region h, y;       /* (k, ff_expert), (k, dim) */

@@ -19,7 +19,6 @@
 #define KT_PROGRAM_rope_kv                 KT_ATTN
 #define KT_PROGRAM_attn_one                KT_ATTN
 #define KT_PROGRAM_attn_one_sg             KT_ATTN
-#define KT_PROGRAM_attn_merge              KT_ATTN
 #define KT_PROGRAM_attn_many               KT_ATTN
 #define KT_PROGRAM_router                  KT_STEP
 #define KT_PROGRAM_resolve                 KT_STEP

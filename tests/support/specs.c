@@ -154,8 +154,6 @@ static void add_attention(struct list *l, const struct shape *s, uint32_t f16)
     ADD(l, attn_one, f, "", attn);
     ADD(l, attn_one_sg, f, "", attn);
     ADD(l, attn_many, f, "", attn);
-    if (f16)
-        ADD(l, attn_merge, "", "", attn);
 }
 
 static void add_rest(struct list *l, const struct shape *s)
