@@ -1,6 +1,7 @@
 #!/usr/bin/env python3
 """test_report.py BUILD: makes a report with `vkmoe experts report` and goes through it in headless Chromium,
 as a person with a mouse and one with a keyboard would, comparing what is shown with the figures in the page.
+Then the page of `vkmoe bench compare`, of results that are made up here.
 
 test_report.py BUILD --picture FILE.png: a picture of the first tab instead, of the two bundled texts."""
 import base64
@@ -346,6 +347,60 @@ def go_through(b, d, url, width, scheme):
     same(b.js("document.documentElement.dataset.theme"), scheme, "the switch by the keyboard")
 
 
+# ---- vkmoe bench compare
+
+NASTY_DEVICE = "</style><script>window.taken = 1</script> <img src=x onerror=window.taken=1> & \u202e'\"|`"
+
+
+def result(device, n_prompt, n_gen, speed, share):
+    return {"gpu_info": device, "driver": "a driver", "driver_version": "1.2", "model_type": "model <b>",
+            "model_size": 7, "model_n_params": 8, "type_k": "f16", "type_v": "f16", "n_prompt": n_prompt,
+            "n_gen": n_gen, "n_depth": 0, "avg_ts": speed, "stddev_ts": speed / 10, "share_of_read": share,
+            "gb_per_second": None if share is None else 10 * share, "read_gb_per_second": 10}
+
+
+def compare(build, place):
+    """The page of three devices, two of one name, the last with another test by force."""
+    files = []
+    for name, device, factor in (("a.json", "One device", 1), ("b.json", NASTY_DEVICE, 4),
+                                 ("c.json", "One device", 2)):
+        rows = [result(device, 64, 0, 100 * factor, None), result(device, 0, 16, 10 * factor, .2 * factor)]
+        if name == "c.json":
+            rows.append(result(device, 0, 32, 7, .5))
+        files.append(place / name)
+        files[-1].write_text(json.dumps(rows))
+    command = [str(build / "vkmoe"), "bench", "compare", "-o", "html", "--force"] + [str(f) for f in files]
+    page = subprocess.run(command, stdout=subprocess.PIPE, check=True).stdout.decode()
+    style = re.search(r"<style>(.*?)</style>", page, re.S).group(1)
+    policy = re.search(r'Content-Security-Policy" content="([^"]*)"', page).group(1)
+    want = "default-src 'none'; style-src '%s'; base-uri 'none'; form-action 'none'"
+    same(policy, want % content_hash(style), "policy of the comparison")
+    same((page.count("<script"), page.count("<img")), (0, 0), "elements that came from a name")
+    (place / "compare.html").write_text(page)
+
+
+def look_at_comparison(b, uri, width, scheme):
+    b.size(width, 900, width < 500)
+    b.colours(scheme)
+    b.open(uri)
+    wide = b.js("document.documentElement.scrollWidth")
+    expect(wide <= width, "the comparison at %d pixels is %d wide" % (width, wide))
+    same(b.js("window.taken"), None, "nothing from a name ran")
+    rows = b.js("[...document.querySelector('figure').querySelectorAll('.row')].map(r => ["
+                "r.querySelector('.who').textContent, +r.querySelectorAll('rect')[1].getAttribute('width'), "
+                "r.querySelector('.value').textContent])")
+    same(len(rows), 3, "bars of the first test")
+    same(rows[0][0], "One device, a.json", "a name that two have")
+    same(rows[1][0].replace("U+202E", "\u202e"), NASTY_DEVICE, "the other name")
+    for row, speed, times in zip(rows, (100, 400, 200), ("", " 4.00 \u00d7", " 2.00 \u00d7")):
+        near(row[1], 100 * speed / 440, .01, "length of a bar")  # the longest with its deviation is all
+        same(row[2], "%.2f \u00b1 %.2f%s" % (speed, speed / 10, times), "figures beside it")
+    expect("80 %" in b.js("document.querySelector('.lead').textContent"), "share in the heading")
+    expect("tg32" in b.js("document.querySelector('.note').textContent"), "what differs is told")
+    dark = b.js("getComputedStyle(document.documentElement).backgroundColor") == "rgb(19, 21, 25)"
+    same(dark, scheme == "dark", "colours of the comparison")
+
+
 def beginning(name, n):
     return (DATA / (name + ".validation.txt")).read_bytes()[:n]
 
@@ -383,8 +438,12 @@ def main():
         with Browser() as b:
             for width, scheme in ((1280, "light"), (360, "dark"), (1280, "dark"), (360, "light")):
                 go_through(b, d, (place / "report.html").as_uri(), width, scheme)
+            compare(build, place)
+            for width, scheme in ((1280, "light"), (360, "dark")):
+                look_at_comparison(b, (place / "compare.html").as_uri(), width, scheme)
             same(b.complaints, [], "complaints of the browser")
-            same(set(b.requests), {(place / "report.html").as_uri()}, "requests")
+            pages = {(place / name).as_uri() for name in ("report.html", "compare.html")}
+            same(set(b.requests), pages, "requests")
     print("report: %s" % ("%d failures" % len(failures) if failures else "all good"))
     return 1 if failures else 0
 

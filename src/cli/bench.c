@@ -4,7 +4,8 @@
 
 #include "cli/bench.h"
 
-static const struct cli_cmd *const kinds[] = {&cli_bench_pool, &cli_bench_decode, &cli_bench_peak};
+static const struct cli_cmd *const kinds[] = {&cli_bench_pool, &cli_bench_decode, &cli_bench_compare,
+                                              &cli_bench_peak};
 
 static int run(const struct cli_cmd *cmd, int argc, char **argv)
 {

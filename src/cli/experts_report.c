@@ -6,6 +6,7 @@
 
 #include "cli/page.h"
 #include "cli/pool.h"
+#include "cli/report.h"
 #include "cli/texts.h"
 #include "core/alloc.h"
 #include "core/os.h"
@@ -425,6 +426,7 @@ static void print_line(const struct report *r, const struct report_model *m, siz
 
 static enum vkmoe_status run_all(struct report *r, struct cli_engine *e, struct vkmoe_err *err)
 {
+    const struct cli_template parts = {cli_report_html, cli_report_css, cli_report_js};
     struct cli_page json = {0}, data = {0};
     enum vkmoe_status st = VKMOE_OK;
 
@@ -444,7 +446,7 @@ static enum vkmoe_status run_all(struct report *r, struct cli_engine *e, struct 
     cli_page_put(&data, json.p, json.n);
     cli_page_format(&data, "]}");
     data.failed = data.failed || json.failed;
-    TRY(cli_page_write(r->out, &data, err));
+    TRY(cli_page_write(r->out, &parts, &data, err));
     for (size_t i = 0; i < r->n_models; i++)
         for (size_t t = 0; t < r->files.n; t++)
             print_line(r, &r->m[i], t);

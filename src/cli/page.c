@@ -4,7 +4,6 @@
 #include <stdio.h>
 #include <string.h>
 
-#include "cli/report.h"
 #include "core/alloc.h"
 #include "core/digest.h"
 #include "core/os.h"
@@ -88,6 +87,24 @@ void cli_page_string(struct cli_page *t, const char *s, size_t n)
     cli_page_put(t, "\"", 1);
 }
 
+void cli_page_html(struct cli_page *t, const char *s, size_t n)
+{
+    for (size_t i = 0; i < n;) {
+        uint32_t c = 0xfffd;
+        size_t len = cor_utf8_char(s + i, n - i, &c);
+
+        if (!len)
+            cli_page_put(t, "\xef\xbf\xbd", 3);
+        else if (is_hidden(c))
+            cli_page_format(t, "U+%04X", (unsigned)c);
+        else if (c < 0x80 && strchr("&<>\"'", (int)c))
+            cli_page_format(t, "&#%u;", (unsigned)c);
+        else
+            cli_page_put(t, s + i, len);
+        i += len ? len : 1;
+    }
+}
+
 size_t cli_page_characters(const char *s, size_t n, size_t at, size_t end)
 {
     while (at < end) {
@@ -129,31 +146,39 @@ static void put_hash(struct cli_page *t, const char *text)
 }
 
 /* One "{{name}}" of the template, n bytes of name. */
-static void put_part(struct cli_page *t, const char *name, size_t n, const struct cli_page *data)
+static void put_part(struct cli_page *t, const struct cli_template *from, const char *name, size_t n,
+                     const struct cli_page *data)
 {
-    const bool style = n >= 5 && !memcmp(name, "style", 5);
+    const char *text = n >= 5 && !memcmp(name, "style", 5) ? from->css : from->js;
 
     if (n == 4 && !memcmp(name, "data", 4))
         cli_page_put(t, data->p, data->n);
     else if (n > 5 && !memcmp(name + n - 5, "-hash", 5))
-        put_hash(t, style ? cli_report_css : cli_report_js);
+        put_hash(t, text);
     else
-        cli_page_put(t, style ? cli_report_css : cli_report_js,
-                     strlen(style ? cli_report_css : cli_report_js));
+        cli_page_put(t, text, strlen(text));
 }
 
-enum vkmoe_status cli_page_write(const char *path, const struct cli_page *data, struct vkmoe_err *err)
+void cli_page_fill(struct cli_page *page, const struct cli_template *t, const struct cli_page *data)
 {
-    struct cli_page page = {.failed = data->failed};
+    const char *at = t->html, *mark;
+
+    page->failed |= data->failed;
+    for (; (mark = strstr(at, "{{")); at = strstr(mark, "}}") + 2) {
+        cli_page_put(page, at, (size_t)(mark - at));
+        put_part(page, t, mark + 2, (size_t)(strstr(mark, "}}") - mark) - 2, data);
+    }
+    cli_page_put(page, at, strlen(at));
+}
+
+enum vkmoe_status cli_page_write(const char *path, const struct cli_template *t, const struct cli_page *data,
+                                 struct vkmoe_err *err)
+{
+    struct cli_page page = {0};
     struct cor_out *out = NULL, *whole;
-    const char *at = cli_report_html, *mark;
     enum vkmoe_status st = VKMOE_OK;
 
-    for (; (mark = strstr(at, "{{")); at = strstr(mark, "}}") + 2) {
-        cli_page_put(&page, at, (size_t)(mark - at));
-        put_part(&page, mark + 2, (size_t)(strstr(mark, "}}") - mark) - 2, data);
-    }
-    cli_page_put(&page, at, strlen(at));
+    cli_page_fill(&page, t, data);
     if (page.failed)
         FAIL(VKMOE_ERR_MEMORY, "%s: no memory for the page", path);
     TRY(cor_out_create(&out, path, err));

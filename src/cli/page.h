@@ -22,9 +22,20 @@ void cli_page_string(struct cli_page *t, const char *s, size_t n);
 size_t cli_page_characters(const char *s, size_t n, size_t at, size_t end);
 void cli_page_base64(struct cli_page *t, const void *data, size_t n);
 
-/* Writes the report, whole or not at all: the template with style, script, their hashes for the policy, and
- * data, which must be JSON made by the functions above. Errors: VKMOE_ERR_MEMORY (also when data failed),
- * VKMOE_ERR_IO. */
-enum vkmoe_status cli_page_write(const char *path, const struct cli_page *data, struct vkmoe_err *err);
+/* Text of an element or a quoted attribute: & < > " ' as references, hidden characters as their number. */
+void cli_page_html(struct cli_page *t, const char *s, size_t n);
+
+/* Parts of a page that the program carries. html has {{style}}, {{style-hash}}, {{script}}, {{script-hash}}
+ * and {{data}}. */
+struct cli_template {
+    const char *html, *css, *js; /* js NULL: none is asked for */
+};
+
+/* The template with style, script, their hashes for the policy, and data, which must be JSON or HTML made by
+ * the functions above. page is `failed` without memory, or when data failed. */
+void cli_page_fill(struct cli_page *page, const struct cli_template *t, const struct cli_page *data);
+/* The same as a file, whole or not at all. Errors: VKMOE_ERR_MEMORY, VKMOE_ERR_IO. */
+enum vkmoe_status cli_page_write(const char *path, const struct cli_template *t, const struct cli_page *data,
+                                 struct vkmoe_err *err);
 
 #endif
