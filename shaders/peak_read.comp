@@ -1,4 +1,4 @@
-/* How fast a shader can read: sums the words of a buffer, TRIPS units of a word, or of four with VEC, each lane.
+/* How fast a shader can read: sums a buffer, each lane TRIPS units of one word, or of four with VEC.
  * Grid: (x, y), one group per WG * TRIPS units, which the buffer has exactly. out: one sum per lane.
  * Test: test_kernels_bench. */
 #version 450

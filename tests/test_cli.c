@@ -10,7 +10,7 @@
 #include "support/golden.h"
 
 static const char *const commands[] = {"devices", "convert", "inspect", "tokenize", "run",
-                                       "logits",  "eval",    "synth",   "bench"};
+                                       "logits",  "eval",    "synth",   "bench",    "selftest"};
 
 /* ---- help
  * ------------------------------------------------------------------------------------------------------- */

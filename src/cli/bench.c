@@ -5,7 +5,7 @@
 #include "cli/bench.h"
 
 static const struct cli_cmd *const kinds[] = {&cli_bench_pool, &cli_bench_decode, &cli_bench_compare,
-                                              &cli_bench_peak};
+                                              &cli_bench_peak, &cli_bench_kernels};
 
 static int run(const struct cli_cmd *cmd, int argc, char **argv)
 {

@@ -3,16 +3,13 @@
 #include <math.h>
 #include <string.h>
 
+#include "bench/shapes.h"
 #include "model/quant.h"
 
-struct shape {
-    uint32_t dim, n_heads, n_kv, head_dim, ff, n_experts, k_used, vocab, n_segs;
-};
-
-static const struct shape shapes[SPECS_SHAPES] = {
-    [SPECS_EMO] = {2048, 16, 16, 128, 1024, 127, 7, 100352, 8},
-    [SPECS_NANO] = {256, 4, 4, 64, 64, 63, 5, 4096, 2},
-};
+static const struct {
+    enum bench_shape_id id;
+    uint32_t n_segs;
+} shapes[SPECS_SHAPES] = {[SPECS_EMO] = {BENCH_EMO, 8}, [SPECS_NANO] = {BENCH_NANO, 2}};
 
 static const enum mdl_type formats[] = {MDL_F32, MDL_F16, MDL_BF16, MDL_Q8_0, MDL_Q4_0};
 
@@ -70,7 +67,7 @@ static uint32_t word_aligned(enum mdl_type t)
     return info->block_elems == 1 || info->block_bytes % 4 == 0;
 }
 
-static void add_matrices(struct list *l, const struct shape *s, enum mdl_type t)
+static void add_matrices(struct list *l, const struct bench_shape *s, enum mdl_type t)
 {
     const char *f = mdl_type_find(t)->name;
     const struct spec_embed embed = {128, s->dim, t, (uint32_t)mdl_row_bytes(t, s->dim)};
@@ -98,7 +95,7 @@ static void add_matrices(struct list *l, const struct shape *s, enum mdl_type t)
     }
 }
 
-static void add_experts(struct list *l, const struct shape *s, enum mdl_type t)
+static void add_experts(struct list *l, const struct bench_shape *s, enum mdl_type t)
 {
     const char *f = mdl_type_find(t)->name;
     const uint32_t matrix = s->ff * (uint32_t)mdl_row_bytes(t, s->dim);
@@ -128,7 +125,7 @@ static void add_experts(struct list *l, const struct shape *s, enum mdl_type t)
     ADD(l, expert_down_sg, f, "", team);
     ADD(l, expert_gate_up_tile, f, "", tile);
     ADD(l, expert_down_tile, f, "", tile);
-    up.n_segs = down.n_segs = tile.n_segs = team.n_segs = s->n_segs;
+    up.n_segs = down.n_segs = tile.n_segs = team.n_segs = shapes[l->shape].n_segs;
     ADD(l, expert_gate_up_arr, f, "", up);
     ADD(l, expert_gate_up_sg_arr, f, "", team);
     ADD(l, expert_down_arr, f, "", down);
@@ -137,7 +134,7 @@ static void add_experts(struct list *l, const struct shape *s, enum mdl_type t)
     ADD(l, expert_down_tile_arr, f, "", tile);
 }
 
-static void add_attention(struct list *l, const struct shape *s, uint32_t f16)
+static void add_attention(struct list *l, const struct bench_shape *s, uint32_t f16)
 {
     const char *f = f16 ? "f16" : "f32";
     const struct spec_rope rope = {128, s->head_dim, s->n_heads, s->n_kv, s->head_dim, 0, f16, f16};
@@ -156,7 +153,7 @@ static void add_attention(struct list *l, const struct shape *s, uint32_t f16)
     ADD(l, attn_many, f, "", attn);
 }
 
-static void add_rest(struct list *l, const struct shape *s)
+static void add_rest(struct list *l, const struct bench_shape *s)
 {
     const struct spec_publish publish = {128};
     const struct spec_rmsnorm norm = {128, s->dim, bits(1e-6f), 0};
@@ -181,7 +178,7 @@ static void add_rest(struct list *l, const struct shape *s)
     ADD(l, copy_rows, "", "", rows);
     ADD(l, argmax, "", "", argmax);
     ADD(l, slot_tags, "", "", tags);
-    tags.n_segs = s->n_segs;
+    tags.n_segs = shapes[l->shape].n_segs;
     ADD(l, slot_tags_arr, "", "", tags);
 }
 
@@ -202,7 +199,7 @@ uint32_t specs_list(struct specs_case *cases, uint32_t max)
     struct list l = {.cases = cases, .max = max};
 
     for (int shape = 0; shape < SPECS_SHAPES; shape++) {
-        const struct shape *s = &shapes[shape];
+        const struct bench_shape *s = bench_shape(shapes[shape].id);
 
         l.shape = (enum specs_shape)shape;
         add_rest(&l, s);

@@ -1,0 +1,291 @@
+/* Cases of the kernels that know no experts and no cache: rows and matrices. */
+#include <math.h>
+#include <stdio.h>
+#include <string.h>
+
+#include "bench/make.h"
+
+static bool check(const struct bench_maker *m)
+{
+    return m->env->check;
+}
+
+#define WHAT(m, ...) snprintf((m)->c->what, sizeof((m)->c->what), __VA_ARGS__)
+
+static double *doubles(struct bench_maker *m, size_t n)
+{
+    return check(m) ? bench_array(m, n, sizeof(double)) : NULL;
+}
+
+/* ---- embed
+ * ------------------------------------------------------------------------------------------------- */
+
+static void embed_case(struct bench_maker *m, uint32_t dim, uint32_t rows, uint32_t n_tokens, uint32_t off,
+                       const uint8_t *bytes, size_t n_bytes, const float *values)
+{
+    const enum mdl_type t = m->env->type;
+    const uint32_t wg = bench_lanes(m), row0 = check(m) ? 3 : 0;
+    const struct spec_embed spec = {wg, dim, t, (uint32_t)mdl_row_bytes(t, dim)};
+    const struct push_embed push = {row0, rows, off};
+    uint32_t *state = bench_state(m, n_tokens, 0, 0, 1), x;
+    double *want = doubles(m, (size_t)n_tokens * dim);
+
+    if (m->failed)
+        return;
+    for (uint32_t i = 0; i < n_tokens; i++)
+        state[STEP_TOKENS + i] = row0 + (check(m) ? i % rows : bench_below(m, rows));
+    bench_buf(m, BENCH_IN, state, STEP_TOKENS + (size_t)n_tokens);
+    m->c->bufs[bench_buf(m, BENCH_IN, (void *)(uintptr_t)bytes, n_bytes / 4)].weights = true;
+    x = bench_buf(m, BENCH_OUT, NULL, (size_t)n_tokens * dim);
+    for (uint32_t i = 0; want && values && i < n_tokens; i++)
+        for (uint32_t j = 0; j < dim; j++)
+            want[(size_t)i * dim + j] = values[(size_t)(i % rows) * dim + j];
+    if (want)
+        bench_want(m, &(struct bench_want){
+                          .buf = x, .kind = BENCH_VALUES, .n = (size_t)n_tokens * dim, .values = want});
+    BENCH_SPEC(m, spec);
+    BENCH_PUSH(m, push);
+    bench_grid(m, bench_div_up(dim, 8 * wg), n_tokens, 1);
+    m->c->bytes = n_tokens * ((double)mdl_row_bytes(t, dim) + 4.0 * dim);
+    WHAT(m, "%u tokens of %u", n_tokens, dim);
+}
+
+/* Use 1, checks only: every half, or every bfloat16, there is. */
+static bool make_embed(struct bench_maker *m)
+{
+    const bool all = m->use == 1;
+    const uint32_t rows = check(m) ? m->s->n_tokens : 4096, off = check(m) ? 2 : 0;
+    float *values = NULL;
+    uint8_t *bytes;
+    size_t n_bytes;
+
+    if (m->use > 1 || (all && !(check(m) && (m->env->type == MDL_F16 || m->env->type == MDL_BF16))))
+        return false;
+    if (!all) {
+        bytes = bench_matrix(m, m->env->type, rows, m->s->dim, off, &n_bytes, &values);
+        embed_case(m, m->s->dim, rows, m->s->n_tokens, off, bytes, n_bytes, values);
+        return true;
+    }
+    n_bytes = 65536 * 2;
+    bytes = bench_array(m, n_bytes, 1);
+    values = bench_array(m, 65536, sizeof(*values));
+    for (uint32_t i = 0; !m->failed && i < 65536; i++) {
+        const uint16_t h = (uint16_t)i;
+
+        memcpy(bytes + 2 * (size_t)i, &h, 2);
+        mdl_dequant_row(m->env->type, &h, &values[i], 1);
+    }
+    if (!m->failed)
+        embed_case(m, 1024, 64, 64, 0, bytes, n_bytes, values);
+    WHAT(m, "all 65536 values");
+    return true;
+}
+
+/* ---- rmsnorm
+ * ----------------------------------------------------------------------------------------------- */
+
+static bool make_rmsnorm(struct bench_maker *m)
+{
+    const uint32_t dim = m->s->dim, rows = check(m) ? m->s->n_tokens : 1, row0 = check(m) ? 2 : 0;
+    const struct spec_rmsnorm spec = {bench_lanes(m), dim, cor_float_bits(1e-6f), check(m)};
+    uint32_t *state = bench_state(m, 1, 0, row0, rows), y;
+    float *x = bench_floats(m, (size_t)(rows + row0) * dim), *w = bench_floats(m, dim);
+    double *want = doubles(m, (size_t)rows * dim);
+
+    if (m->use || m->failed)
+        return false;
+    bench_buf(m, BENCH_IN, state, STEP_TOKENS + 1);
+    bench_buf(m, BENCH_IN, x, (size_t)(rows + row0) * dim);
+    bench_buf(m, BENCH_IN, w, dim);
+    y = bench_buf(m, BENCH_OUT, NULL, (size_t)rows * dim);
+    for (uint32_t r = 0; want && r < rows; r++) {
+        const float *in = x + (size_t)(row0 + r) * dim;
+        double scale = 1 / sqrt(bench_dot(in, in, dim) / dim + (double)1e-6f);
+
+        for (uint32_t i = 0; i < dim; i++)
+            want[(size_t)r * dim + i] = in[i] * scale * w[i];
+    }
+    bench_want_floats(m, y, (size_t)rows * dim, want, BENCH_NMSE);
+    BENCH_SPEC(m, spec);
+    bench_grid(m, 1, rows, 1);
+    m->c->bytes = 4.0 * dim * (2.0 * rows + 1);
+    WHAT(m, "%u x %u", rows, dim);
+    return true;
+}
+
+/* ---- matrices
+ * ---------------------------------------------------------------------------------------------- */
+
+struct mat_size {
+    uint32_t rows, k;
+    bool add;
+    const char *name;
+};
+
+/* The matrices of a model that are no experts; what a binding cannot hold is cut. */
+static bool mat_size(const struct bench_maker *m, struct mat_size *z)
+{
+    const struct bench_shape *s = m->s;
+    const uint32_t q = s->n_heads * s->head_dim;
+    const struct mat_size sizes[] = {{q + 2 * s->n_kv * s->head_dim, s->dim, false, "qkv"},
+                                     {s->dim, q, true, "attention output"},
+                                     {s->vocab, s->dim, false, "head"}};
+    uint64_t row, max = m->env->caps->max_range;
+
+    if (m->use >= (check(m) ? 2 : 3))
+        return false;
+    *z = sizes[m->use];
+    if (z->k % mdl_type_find(m->env->type)->block_elems)
+        return false;
+    row = mdl_row_bytes(m->env->type, z->k);
+    if (z->rows > max / row)
+        z->rows = (uint32_t)(max / row);
+    return true;
+}
+
+/* Matrix rows per workgroup and its size, as run/ has them. */
+static void mat_groups(const struct bench_maker *m, uint32_t k, uint32_t *wg, uint32_t *rows)
+{
+    const char *name = gpu_kernel_info(m->c->kernel)->name;
+    const bool subgroup = strstr(name, "_sg") != NULL;
+
+    if (strstr(name, "matmul")) {
+        *wg = 128;
+        *rows = TILE_ROWS;
+        return;
+    }
+    *wg = bench_row_lanes(m, k, subgroup);
+    *rows = bench_rows(m);
+}
+
+static void mat_want(struct bench_maker *m, const struct mat_size *z, const float *w, const float *x,
+                     const float *before, uint32_t n_tokens, uint32_t y)
+{
+    double *want = doubles(m, (size_t)n_tokens * z->rows);
+
+    for (uint32_t t = 0; want && w && t < n_tokens; t++)
+        for (uint32_t r = 0; r < z->rows; r++) {
+            const size_t at = (size_t)t * z->rows + r;
+
+            want[at] =
+                bench_dot(w + (size_t)r * z->k, x + (size_t)t * z->k, z->k) + (z->add ? before[at] : 0);
+        }
+    bench_want_sums(m, y, (size_t)n_tokens * z->rows, want, z->k);
+}
+
+static bool make_mat(struct bench_maker *m)
+{
+    const bool many = strstr(gpu_kernel_info(m->c->kernel)->name, "matmul") != NULL;
+    const uint32_t off = check(m) ? 2 : 0, n_tokens = many ? m->s->n_tokens : 1;
+    const enum mdl_type t = m->env->type;
+    const uint32_t w_off = t == MDL_F32 ? 2 * off : off;
+    struct mat_size z;
+    uint32_t wg, rows, y;
+    float *w, *x, *before;
+    uint8_t *bytes;
+    size_t n_bytes;
+
+    if (!mat_size(m, &z))
+        return false;
+    mat_groups(m, z.k, &wg, &rows);
+    const uint64_t row_bytes = mdl_row_bytes(t, z.k);
+    const struct spec_mat spec = {.wg = wg,
+                                  .k = z.k,
+                                  .n_out = z.rows,
+                                  .k_stride = z.k,
+                                  .format = t,
+                                  .row_bytes = (uint32_t)row_bytes,
+                                  .add = z.add,
+                                  .rows = rows,
+                                  .aligned = bench_aligned(t, row_bytes) && w_off % 4 == 0};
+    const struct push_mat push = {0, z.rows, w_off};
+
+    bytes = bench_matrix(m, t, z.rows, z.k, w_off, &n_bytes, &w);
+    x = bench_floats(m, (size_t)n_tokens * z.k);
+    before = z.add ? bench_floats(m, (size_t)n_tokens * z.rows) : NULL;
+    if (many)
+        bench_buf(m, BENCH_IN, bench_state(m, n_tokens, 0, 0, 1), STEP_TOKENS + (size_t)n_tokens);
+    bench_buf(m, BENCH_IN, x, (size_t)n_tokens * z.k);
+    m->c->bufs[bench_buf(m, BENCH_IN, bytes, n_bytes / 4)].weights = true;
+    y = bench_buf(m, z.add ? BENCH_INOUT : BENCH_OUT, before, (size_t)n_tokens * z.rows);
+    if (m->failed)
+        return false;
+    mat_want(m, &z, w, x, before, n_tokens, y);
+    BENCH_SPEC(m, spec);
+    BENCH_PUSH(m, push);
+    bench_grid(m, bench_div_up(z.rows, rows), many ? bench_div_up(n_tokens, TILE_TOKENS) : 1, 1);
+    m->c->bytes = (double)z.rows * (double)row_bytes + 4.0 * n_tokens * (z.k + (z.add ? 2.0 : 1.0) * z.rows);
+    m->c->flops = 2.0 * z.rows * z.k * n_tokens;
+    if (many)
+        WHAT(m, "%s, %u x %u, %u tokens", z.name, z.rows, z.k, n_tokens);
+    else
+        WHAT(m, "%s, %u x %u", z.name, z.rows, z.k);
+    return true;
+}
+
+/* ---- swiglu, argmax
+ * ---------------------------------------------------------------------------------------- */
+
+static bool make_swiglu(struct bench_maker *m)
+{
+    const uint32_t ff = m->s->ff, n = m->s->n_tokens, wg = bench_lanes(m);
+    const struct spec_swiglu spec = {wg, ff};
+    float *gu = bench_floats(m, (size_t)n * 2 * ff);
+    double *want = doubles(m, (size_t)n * ff);
+    uint32_t h;
+
+    if (m->use || m->failed)
+        return false;
+    bench_buf(m, BENCH_IN, gu, (size_t)n * 2 * ff);
+    h = bench_buf(m, BENCH_OUT, NULL, (size_t)n * ff);
+    for (uint32_t t = 0; want && t < n; t++)
+        for (uint32_t i = 0; i < ff; i++) {
+            float *g = gu + (size_t)t * 2 * ff + i;
+
+            *g *= 20;
+            want[(size_t)t * ff + i] = *g / (1 + exp(-(double)*g)) * g[ff];
+        }
+    bench_want_floats(m, h, (size_t)n * ff, want, BENCH_NMSE);
+    BENCH_SPEC(m, spec);
+    bench_grid(m, bench_div_up(ff, wg), n, 1);
+    m->c->bytes = 12.0 * n * ff;
+    WHAT(m, "%u x %u", n, ff);
+    return true;
+}
+
+static bool make_argmax(struct bench_maker *m)
+{
+    const uint32_t n = m->s->vocab, nan = 0x7fc00000u, infinite = 0x7f800000u;
+    const struct spec_argmax spec = {bench_lanes(m), n};
+    float *logits = bench_floats(m, n);
+    uint32_t *want = bench_array(m, 1, 4), mail;
+
+    if (m->use || m->failed)
+        return false;
+    if (check(m)) { /* neither of these is a choice; the second of two equals is none */
+        memcpy(&logits[1], &nan, 4);
+        memcpy(&logits[n - 1], &infinite, 4);
+        logits[n / 2] = logits[n / 2 + 3] = 2;
+    }
+    *want = n / 2;
+    bench_buf(m, BENCH_IN, logits, n);
+    mail = bench_buf(m, BENCH_OUT, NULL, MAIL_WORDS);
+    if (check(m))
+        bench_want(m, &(struct bench_want){
+                          .buf = mail, .kind = BENCH_WORDS, .first = MAIL_ARGMAX, .n = 1, .words = want});
+    BENCH_SPEC(m, spec);
+    bench_grid(m, 1, 1, 1);
+    m->c->bytes = 4.0 * n;
+    WHAT(m, "%u", n);
+    return true;
+}
+
+void bench_add_dense(struct bench_entry *entries)
+{
+    entries[GPU_K_embed] = (struct bench_entry){make_embed, true};
+    entries[GPU_K_rmsnorm] = entries[GPU_K_rmsnorm_sg] = (struct bench_entry){make_rmsnorm, false};
+    entries[GPU_K_matvec] = entries[GPU_K_matvec_sg] = entries[GPU_K_matmul] =
+        (struct bench_entry){make_mat, true};
+    entries[GPU_K_swiglu] = (struct bench_entry){make_swiglu, false};
+    entries[GPU_K_argmax] = (struct bench_entry){make_argmax, false};
+}

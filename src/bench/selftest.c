@@ -1,0 +1,131 @@
+#include "bench/selftest.h"
+
+#include <stdio.h>
+#include <string.h>
+
+#include "bench/kernels.h"
+#include "bench/runner.h"
+#include "core/os.h"
+#include "gpu/commands.h"
+
+#define SEED 20261122u
+
+/* Needs of a kernel that can be switched off, by the word that does it; those that are wanted least come
+ * first. */
+static const struct {
+    uint32_t need;
+    const char *word;
+} paths[] = {{GPU_NEED_F16, "-f16"}, {GPU_NEED_ARRAY, "-array"}, {GPU_NEED_SUBGROUP, "-subgroup"}};
+
+struct test {
+    struct bench_runner runner;
+    const struct bench_selftest_params *p;
+    struct bench_selftest *r;
+};
+
+/* Runs the cases of one kernel, shape and format until one is wrong. */
+static enum vkmoe_status cases_of(struct test *t, enum gpu_kernel k, const struct bench_env *env, bool *wrong,
+                                  struct vkmoe_err *err)
+{
+    enum vkmoe_status st = VKMOE_OK;
+    struct bench_case c = {0};
+    struct bench_miss miss;
+    bool made = true, good;
+
+    for (uint32_t use = 0; made && !*wrong; use++) {
+        TRY(bench_case_make(&c, k, use, env, &made, err));
+        if (made) {
+            const struct bench_finding f = {gpu_kernel_info(k)->name, c.shape, c.format, c.what, &miss};
+
+            TRY(bench_run_check(&t->runner, &c, &good, &miss, err));
+            t->r->n_cases++;
+            *wrong = !good;
+            if (!good && t->p->finding)
+                t->p->finding(t->p->user, &f);
+        }
+        bench_case_free(&c);
+    }
+done:
+    bench_case_free(&c);
+    return st;
+}
+
+/* Formats at each of bench_shape_odd: every decoder with whole blocks and with tails, few at the larger one.
+ */
+static const enum mdl_type types[][3] = {
+    {MDL_F16, MDL_Q8_0, MDL_Q4_0}, {MDL_F32, MDL_F16, MDL_BF16}, {MDL_F16, MDL_Q4_0, MDL_Q4_0}};
+static const uint32_t n_types[] = {3, 3, 2};
+
+static enum vkmoe_status test_kernel(struct test *t, enum gpu_kernel k, bool *wrong, struct vkmoe_err *err)
+{
+    struct bench_env env = {.caps = gpu_device_caps(t->runner.dev), .check = true, .seed = SEED};
+    enum vkmoe_status st = VKMOE_OK;
+
+    *wrong = false;
+    for (uint32_t i = 0; i < COR_COUNT(types); i++) {
+        env.shape = bench_shape_odd(i);
+        for (uint32_t f = 0; f < (bench_case_typed(k) ? n_types[i] : 1) && !*wrong; f++) {
+            env.type = types[i][f];
+            TRY(cases_of(t, k, &env, wrong, err));
+        }
+    }
+done:
+    return st;
+}
+
+/* The needs to give up so that no kernel in use is wrong: first those of kernels with one need, then, for
+ * kernels with several that are all still there, the one that is wanted least. */
+static void choose_off(struct bench_selftest *r, const bool *wrong)
+{
+    uint32_t off = 0;
+    size_t n = 0;
+
+    for (int round = 0; round < 2; round++)
+        for (int k = 0; k < GPU_KERNEL_COUNT; k++) {
+            const uint32_t needs = gpu_kernel_info((enum gpu_kernel)k)->needs;
+            const bool single = !(needs & (needs - 1));
+
+            if (!wrong[k] || needs & off || (!round && !single))
+                continue;
+            r->base_wrong |= !needs;
+            for (size_t i = 0; i < COR_COUNT(paths) && !(needs & off); i++)
+                off |= needs & paths[i].need;
+        }
+    for (size_t i = 0; i < COR_COUNT(paths); i++)
+        if (off & paths[i].need)
+            n += (size_t)snprintf(r->off + n, sizeof(r->off) - n, "%s%s", n ? "," : "", paths[i].word);
+}
+
+enum vkmoe_status bench_selftest(struct bench_selftest *result, struct bench_device *d,
+                                 const struct bench_selftest_params *p, struct vkmoe_err *err)
+{
+    const uint64_t start = cor_now_ns();
+    bool wrong[GPU_KERNEL_COUNT] = {false};
+    struct test t = {.p = p, .r = result};
+    enum vkmoe_status st = VKMOE_OK;
+
+    memset(result, 0, sizeof(*result));
+    TRY(bench_runner_open(&t.runner, d->dev, err));
+    for (int k = 0; k < GPU_KERNEL_COUNT; k++) {
+        const enum gpu_kernel kernel = (enum gpu_kernel)k;
+
+        if (p->progress)
+            p->progress(p->user, (uint64_t)k, GPU_KERNEL_COUNT);
+        if (!bench_filter(p->only, gpu_kernel_info(kernel)->name))
+            continue;
+        if (!gpu_kernel_usable(d->dev, kernel)) {
+            result->n_unusable++;
+            continue;
+        }
+        if (!bench_case_known(kernel))
+            continue;
+        TRY(test_kernel(&t, kernel, &wrong[k], err));
+        result->n_kernels++;
+        result->n_wrong += wrong[k];
+    }
+    choose_off(result, wrong);
+    result->seconds = (double)(cor_now_ns() - start) / 1e9;
+done:
+    bench_runner_close(&t.runner);
+    return st;
+}

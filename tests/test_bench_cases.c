@@ -1,0 +1,210 @@
+/* The table of cases, bench kernels and selftest: every kernel has cases, they pass on this device, and a
+ * wrong module is found, named and switched off. */
+#include <stdio.h>
+
+#include "bench/kernels.h"
+#include "bench/runner.h"
+#include "bench/selftest.h"
+#include "core/log.h"
+#include "gpu/commands.h"
+#include "support/test.h"
+
+#define SPIRV_OP_FADD 129u
+#define SPIRV_OP_FSUB 131u
+
+static char shaders[4096];
+
+static void open_device(struct bench_device *d, const char *shader_dir, const char *caps)
+{
+    const struct bench_device_params p = {.shader_dir = shader_dir, .caps = caps};
+    struct vkmoe_err err;
+
+    test_ok(bench_device_open(d, &p, &err), &err);
+}
+
+/* Kernels that only measure the device need none: tests/test_kernels_bench.c has them. */
+static void test_every_kernel(void **unused)
+{
+    int missing = 0;
+
+    (void)unused;
+    for (int k = 0; k < GPU_KERNEL_COUNT; k++) {
+        const char *name = gpu_kernel_info((enum gpu_kernel)k)->name;
+
+        if (!bench_case_known((enum gpu_kernel)k) && strncmp(name, "peak_", 5) != 0) {
+            print_error("%s: no case in src/bench/cases_*.c\n", name);
+            missing++;
+        }
+    }
+    assert_int_equal(missing, 0);
+}
+
+/* At every model and format: within the limits of the device, with contents behind every input. */
+static void test_models(void **unused)
+{
+    static const enum mdl_type types[] = {MDL_F16, MDL_Q4_0};
+    struct bench_device d;
+    struct bench_case c;
+    struct vkmoe_err err;
+    uint32_t n = 0;
+
+    (void)unused;
+    open_device(&d, NULL, NULL);
+    for (int k = 0; k < GPU_KERNEL_COUNT; k++)
+        for (uint32_t t = 0; t < COR_COUNT(types); t++) {
+            struct bench_env env = {bench_shape(BENCH_NANO), types[t], gpu_device_caps(d.dev), false, 1};
+            bool made = true;
+
+            for (uint32_t use = 0; made; use++) {
+                test_ok(bench_case_make(&c, (enum gpu_kernel)k, use, &env, &made, &err), &err);
+                for (uint32_t i = 0; made && i < c.n_bufs; i++) {
+                    assert_true(c.bufs[i].bytes && c.bufs[i].bytes <= env.caps->max_range);
+                    assert_true(c.bufs[i].data || c.bufs[i].use >= BENCH_OUT);
+                }
+                assert_true(!made || (c.bytes > 0 && c.grid[0] && c.grid[1] && c.grid[2] && !c.n_wants));
+                n += made;
+                bench_case_free(&c);
+            }
+        }
+    assert_true(n > GPU_KERNEL_COUNT);
+    bench_device_close(&d);
+}
+
+static bool count_row(void *user, const struct bench_kernel_row *row)
+{
+    assert_true(strstr(row->kernel, "rmsnorm") || strstr(row->kernel, "swiglu"));
+    assert_true(row->seconds > 0 && row->bytes_share > 0 && row->runs);
+    ++*(int *)user;
+    return true;
+}
+
+static void test_rows(void **unused)
+{
+    const enum mdl_type type = MDL_Q4_0;
+    const struct bench_peak peak = {.read = 1e9, .ops = {1e9}};
+    int n = 0;
+    const struct bench_kernels_params p = {.filter = "rmsnorm,swiglu",
+                                           .shape = bench_shape(BENCH_NANO),
+                                           .types = &type,
+                                           .n_types = 1,
+                                           .row = count_row,
+                                           .user = &n};
+    struct bench_device d;
+    struct vkmoe_err err;
+
+    (void)unused;
+    open_device(&d, NULL, NULL);
+    test_ok(bench_kernels(&d, &p, &peak, &err), &err);
+    assert_int_equal(n, gpu_device_caps(d.dev)->subgroup ? 3 : 2);
+    bench_device_close(&d);
+    assert_true(bench_filter(NULL, "a") && bench_filter("b,a", "cat") && !bench_filter("b,d", "cat"));
+}
+
+/* ---- selftest
+ * ---------------------------------------------------------------------------------------------- */
+
+/* The built-in module with its sums turned into differences. */
+static void write_wrong(const char *kernel)
+{
+    const struct gpu_spirv *m = NULL;
+    char path[4200];
+    uint32_t *words, n = 0;
+
+    for (uint32_t i = 0; i < gpu_spirv_count; i++)
+        if (!strcmp(gpu_spirv_modules[i].name, kernel))
+            m = &gpu_spirv_modules[i];
+    assert_non_null(m);
+    words = cor_array(m->n_words, 4);
+    memcpy(words, m->words, (size_t)m->n_words * 4);
+    for (uint32_t i = 5; i < m->n_words; i += words[i] >> 16)
+        if ((words[i] & 0xffff) == SPIRV_OP_FADD) {
+            words[i] = (words[i] & 0xffff0000u) | SPIRV_OP_FSUB;
+            n++;
+        }
+    assert_true(n);
+    snprintf(path, sizeof(path), "%s/%s.spv", shaders, kernel);
+    test_write(path, words, (size_t)m->n_words * 4);
+    cor_free(words);
+}
+
+static void remove_wrong(const char *kernel)
+{
+    char path[4200];
+
+    snprintf(path, sizeof(path), "%s/%s.spv", shaders, kernel);
+    cor_path_remove(path);
+}
+
+static char found[1024];
+
+static void note(void *user, const struct bench_finding *f)
+{
+    size_t n = strlen(found);
+
+    (void)user;
+    snprintf(found + n, sizeof(found) - n, "%s: element %zu: %s, expected %s\n", f->kernel, f->miss->element,
+             f->miss->got, f->miss->expected);
+}
+
+/* only: parts of names of kernels. */
+static void selftest(struct bench_selftest *r, const char *only, const char *caps)
+{
+    const struct bench_selftest_params p = {.finding = note, .only = only};
+    struct bench_device d;
+    struct vkmoe_err err;
+
+    found[0] = '\0';
+    open_device(&d, shaders, caps);
+    test_ok(bench_selftest(r, &d, &p, &err), &err);
+    bench_device_close(&d);
+    if (found[0])
+        print_message("%s", found);
+}
+
+static void test_good(void **unused)
+{
+    struct bench_selftest r;
+
+    (void)unused;
+    selftest(&r, test_full() ? NULL : "rmsnorm,router,resolve,group,rope,combine,publish,copy,argmax,embed",
+             NULL);
+    assert_int_equal(r.n_wrong, 0);
+    assert_string_equal(r.off, "");
+    assert_false(r.base_wrong);
+    assert_true(r.n_cases >= 20);
+}
+
+static void test_wrong(void **unused)
+{
+    struct bench_selftest r;
+
+    (void)unused;
+    write_wrong("rmsnorm_sg");
+    selftest(&r, "rmsnorm", NULL);
+    if (r.n_unusable)
+        test_skip("the device has no subgroup arithmetic");
+    else {
+        assert_int_equal(r.n_wrong, 1);
+        assert_string_equal(r.off, "-subgroup");
+        assert_false(r.base_wrong);
+        assert_non_null(strstr(found, "rmsnorm_sg: element "));
+        selftest(&r, "rmsnorm", r.off); /* what is left is good */
+        assert_int_equal(r.n_wrong, 0);
+    }
+    remove_wrong("rmsnorm_sg");
+    write_wrong("rmsnorm");
+    selftest(&r, "rmsnorm", NULL);
+    assert_true(r.base_wrong);
+    assert_string_equal(r.off, "");
+    remove_wrong("rmsnorm");
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {cmocka_unit_test(test_every_kernel), cmocka_unit_test(test_models),
+                                       cmocka_unit_test(test_rows), cmocka_unit_test(test_good),
+                                       cmocka_unit_test(test_wrong)};
+
+    snprintf(shaders, sizeof(shaders), "%s", test_tmp());
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
