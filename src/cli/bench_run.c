@@ -286,17 +286,18 @@ done:
     return st;
 }
 
-/* Warms up as llama-bench does, with a whole prompt and a few tokens: what follows finds kernels compiled. */
+/* Warms up as llama-bench does, with a whole prompt and a few tokens, in an empty context: what follows finds
+ * kernels compiled. */
 static enum vkmoe_status warm_up(struct bench *b, const struct bench_test *t, struct vkmoe_err *err)
 {
     bool wrapped = false;
-    const int32_t *ids = window(b, (uint64_t)b->repeats, tokens_of(t), &wrapped);
+    const int32_t *ids = window(b, (uint64_t)b->repeats, t->n_prompt + t->n_gen, &wrapped);
     enum vkmoe_status st = VKMOE_OK;
 
-    TRY(feed_depth(b, ids, t->n_depth, err));
+    vkmoe_session_reset(b->e.ses);
     if (t->n_prompt)
-        TRY(vkmoe_session_feed(b->e.ses, ids + t->n_depth, t->n_prompt, err));
-    TRY(feed_one_by_one(b, ids + t->n_depth + t->n_prompt, t->n_gen < 2 ? t->n_gen : 2, err));
+        TRY(vkmoe_session_feed(b->e.ses, ids, t->n_prompt, err));
+    TRY(feed_one_by_one(b, ids + t->n_prompt, t->n_gen < 2 ? t->n_gen : 2, err));
 done:
     return st;
 }
