@@ -300,6 +300,8 @@ VKMOE_API void vkmoe_free(void *p);
 struct vkmoe_session;
 typedef struct vkmoe_session vkmoe_session;
 
+#define VKMOE_TOP_MAX 64
+
 enum vkmoe_kv_type { VKMOE_KV_F16, VKMOE_KV_F32 };
 
 /* What a session tells of its router besides its choices, for vkmoe_session_on_watch. */
@@ -315,6 +317,9 @@ struct vkmoe_session_params {
      * to n_experts. Implies VKMOE_WATCH_ROUTER. */
     uint32_t doc_experts;
     uint32_t doc_refresh; /* every so many tokens of decode the pool may exchange experts; 0: never */
+    /* Only so many of the best logits come to the host, for vkmoe_session_top: at most VKMOE_TOP_MAX; 0: all of
+     * them do, for vkmoe_session_logits. */
+    uint32_t n_top;
 };
 
 VKMOE_API enum vkmoe_status vkmoe_session_create(vkmoe_session **out, vkmoe_model *model,
@@ -334,13 +339,19 @@ VKMOE_API enum vkmoe_status vkmoe_session_feed(vkmoe_session *ses, const int32_t
  * Returning false ends the feed early; the context then still holds all tokens of the chunk. */
 typedef bool (*vkmoe_logits_fn)(void *user, size_t index, const float *logits);
 
-/* As vkmoe_session_feed, and hands over the logits of every position. */
+/* As vkmoe_session_feed, and hands over the logits of every position. VKMOE_ERR_ARGUMENT with n_top. */
 VKMOE_API enum vkmoe_status vkmoe_session_feed_all(vkmoe_session *ses, const int32_t *tokens, size_t n,
                                                    vkmoe_logits_fn fn, void *user, struct vkmoe_err *err);
 
-/* vocab_size floats after the last token fed; NULL before the first. Owned by the session, valid until the
- * next call on it. */
+/* vocab_size floats after the last token fed; NULL before the first, and with n_top. Owned by the session,
+ * valid until the next call on it. */
 VKMOE_API const float *vkmoe_session_logits(const vkmoe_session *ses);
+
+/* The best logits after the last token fed, among ids below n_tokens_used: best first, equals by the lower id.
+ *
+ * Returns how many there are: n_top of the session (fewer where the model has fewer tokens), 0 before the first
+ * feed and without n_top. *ids and *logits belong to the session, valid until the next call on it. */
+VKMOE_API uint32_t vkmoe_session_top(const vkmoe_session *ses, const int32_t **ids, const float **logits);
 
 /* What the router chose at one layer for the tokens [pos, pos + n_tokens): (n_tokens, n_experts_used) pairs
  * of a routed expert's id (UINT32_MAX: fewer were allowed) and the bits of its float32 weight, by falling
@@ -448,6 +459,15 @@ VKMOE_API void vkmoe_sampler_destroy(vkmoe_sampler *s);
 VKMOE_API enum vkmoe_status vkmoe_sample(vkmoe_sampler *s, const float *logits, uint32_t n,
                                          uint32_t n_allowed,
                                          int32_t *token, struct vkmoe_err *err);
+
+/* As vkmoe_sample, from what vkmoe_session_top gives: n pairs, the best of n_allowed logits, and exactly the
+ * token that all of them would give.
+ *
+ * Errors: also VKMOE_ERR_ARGUMENT where n pairs do not decide: with a repeat penalty, or when temp > 0, n is
+ * less than n_allowed and top_k is 0 or more than n. */
+VKMOE_API enum vkmoe_status vkmoe_sample_top(vkmoe_sampler *s, const int32_t *ids, const float *logits,
+                                             uint32_t n, uint32_t n_allowed, int32_t *token,
+                                             struct vkmoe_err *err);
 
 /* Tells the sampler of a token it did not draw (prompt, forced text). */
 VKMOE_API void vkmoe_sampler_accept(vkmoe_sampler *s, int32_t token);

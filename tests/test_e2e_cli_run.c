@@ -176,6 +176,26 @@ static void test_seeds(void **state)
     cli_result_free(&other);
 }
 
+/* Whether the best logits come to the host or all of them (--logits-out), the text is the same. */
+static void test_same_text_from_the_best(void **state)
+{
+    static const char *const temps[] = {"0", "0.9"}, *const top_k[] = {"64", "25"};
+    const char *npy = cli_path(test_tmp(), "all_logits.npy");
+
+    (void)state;
+    for (int i = 0; i < 2; i++) {
+        struct cli_result best, all;
+
+        cli_good(&best, "run", "-p", PROMPT, "-n", "12", "-s", "5", "-c", "64", "--temp", temps[i], "--top-k",
+                 top_k[i]);
+        cli_good(&all, "run", "-p", PROMPT, "-n", "12", "-s", "5", "-c", "64", "--temp", temps[i], "--top-k",
+                 top_k[i], "--logits-out", npy);
+        assert_string_equal(best.out, all.out);
+        cli_result_free(&best);
+        cli_result_free(&all);
+    }
+}
+
 static void test_profile(void **state)
 {
     struct cli_result plain, timed;
@@ -382,11 +402,17 @@ static void test_synth(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_devices),     cmocka_unit_test(test_wrong_device),
-        cmocka_unit_test(test_wrong_model), cmocka_unit_test(test_greedy_text_and_json),
-        cmocka_unit_test(test_seeds),       cmocka_unit_test(test_nothing_to_generate),
-        cmocka_unit_test(test_profile),     cmocka_unit_test(test_context),
-        cmocka_unit_test(test_end_token),   cmocka_unit_test(test_force),
+        cmocka_unit_test(test_devices),
+        cmocka_unit_test(test_wrong_device),
+        cmocka_unit_test(test_wrong_model),
+        cmocka_unit_test(test_greedy_text_and_json),
+        cmocka_unit_test(test_seeds),
+        cmocka_unit_test(test_nothing_to_generate),
+        cmocka_unit_test(test_same_text_from_the_best),
+        cmocka_unit_test(test_profile),
+        cmocka_unit_test(test_context),
+        cmocka_unit_test(test_end_token),
+        cmocka_unit_test(test_force),
         cmocka_unit_test(test_synth),
     };
 

@@ -401,9 +401,9 @@ static void check_weights(struct copy *k, enum outcome want, const char *what)
 
     copy_write(k, k->n);
     open_on_base(&c, k->path);
-    for (int mode = 0; mode < 3; mode++) { /* slow prefill, prefill, token by token */
-        struct run_session *s =
-            device_session(&c, &(struct run_session_params){.n_ctx = n, .slow = mode == 0});
+    for (int mode = 0; mode < 4; mode++) { /* slow prefill, prefill, token by token, best logits */
+        struct run_session *s = device_session(
+            &c, &(struct run_session_params){.n_ctx = n, .slow = mode == 0, .n_top = mode == 3 ? 5 : 0});
         uint32_t at = mode == 2 ? 0 : n - 1;
         struct vkmoe_err err = {0};
         struct device_routes routes;

@@ -287,6 +287,14 @@ static void test_two_sessions(void **state)
 /* ---- limits
  * ------------------------------------------------------------------------------------------------- */
 
+static bool never(void *user, size_t index, const float *logits)
+{
+    (void)user;
+    (void)logits;
+    fail_msg("logits of token %zu", index);
+    return false;
+}
+
 static void test_limits(void **state)
 {
     struct run_session *s = device_session(&shared_case, &(struct run_session_params){.n_ctx = 16});
@@ -308,6 +316,51 @@ static void test_limits(void **state)
     assert_int_equal(
         run_session_create(&s, shared_case.model, &(struct run_session_params){.n_ctx = 1u << 30}, &err),
         VKMOE_ERR_LIMIT);
+    assert_null(s);
+}
+
+/* The best logits are those of a session that gets all: after a chunk and after each token, any number. */
+static void test_top(void **state)
+{
+    static const uint32_t n_top[] = {1, 40, TOPK_MAX};
+    struct run_session *all = device_session(&shared_case, &(struct run_session_params){.n_ctx = 64}), *s;
+    const uint32_t used = mdl_tokenizer_used(shared_case.model->mdl->tok);
+    struct vkmoe_err err = {0};
+    const int32_t *ids;
+    const float *best;
+
+    (void)state;
+    for (uint32_t i = 0; i < COR_COUNT(n_top); i++) {
+        s = device_session(&shared_case, &(struct run_session_params){.n_ctx = 64, .n_top = n_top[i]});
+        assert_int_equal(run_session_top(s, &ids, &best), 0);
+        run_session_reset(all);
+        for (uint32_t at = 0, n = 33; at < 37; at += n, n = 1) {
+            const float *logits;
+
+            device_feed(all, text + at, n);
+            device_feed(s, text + at, n);
+            logits = run_session_logits(all);
+            assert_null(run_session_logits(s));
+            assert_int_equal(run_session_top(all, &ids, &best), 0);
+            assert_int_equal(run_session_top(s, &ids, &best), n_top[i]);
+            for (uint32_t j = 0; j < n_top[i]; j++) {
+                uint32_t before = 0;
+
+                for (uint32_t k = 0; k < used; k++)
+                    before += logits[k] > best[j] || (logits[k] == best[j] && (int32_t)k < ids[j]);
+                assert_int_equal(before, j);
+                assert_memory_equal(&logits[ids[j]], &best[j], sizeof(float));
+            }
+        }
+        assert_int_equal(run_session_feed(s, text, 3, never, NULL, &err), VKMOE_ERR_ARGUMENT);
+        assert_non_null(strstr(err.message, "best logits"));
+        run_session_destroy(s);
+    }
+    run_session_destroy(all);
+    assert_int_equal(run_session_create(&s, shared_case.model,
+                                        &(struct run_session_params){.n_ctx = 64, .n_top = TOPK_MAX + 1},
+                                        &err),
+                     VKMOE_ERR_ARGUMENT);
     assert_null(s);
 }
 
@@ -344,6 +397,7 @@ int main(void)
         cmocka_unit_test(test_one_submit_per_token),
         cmocka_unit_test(test_two_sessions),
         cmocka_unit_test(test_limits),
+        cmocka_unit_test(test_top),
         cmocka_unit_test(test_chunks),
     };
 

@@ -1,4 +1,4 @@
-/* Kernels of the dense parts against plain C in double: embed, rmsnorm, matvec, matmul, swiglu, argmax. */
+/* Kernels of the dense parts against plain C in double: embed, rmsnorm, matvec, matmul, swiglu, topk. */
 #include <math.h>
 #include <stdio.h>
 
@@ -311,7 +311,7 @@ static void test_matmul(void **unused)
             mat_case(GPU_K_matmul, &matmul_cases[i]);
 }
 
-/* ---- swiglu and argmax
+/* ---- swiglu and topk
  * -------------------------------------------------------------------------------------- */
 
 static void test_swiglu(void **unused)
@@ -339,45 +339,82 @@ static void test_swiglu(void **unused)
     cor_free(h);
 }
 
-static void argmax_case(uint32_t n, const float *logits, uint32_t want)
+static bool finite_bits(float f)
 {
-    const struct spec_argmax spec = {64, n};
-    uint32_t mail[MAIL_WORDS] = {0};
-    struct kt_buf bufs[] = {in(logits, n * (size_t)4),
-                            {.data = mail, .bytes = sizeof(mail), .use = KT_INOUT}};
-
-    KT_RUN(GPU_K_argmax, spec, NULL, bufs, 1, 1, 1);
-    assert_int_equal(mail[MAIL_ARGMAX], want);
-    mail[MAIL_ARGMAX] = 0;
-    for (uint32_t i = 0; i < MAIL_WORDS; i++)
-        assert_int_equal(mail[i], 0);
+    return (kt_bits(f) & 0x7f800000u) != 0x7f800000u;
 }
 
-static void test_argmax(void **unused)
+/* Index of the best of the first n logits behind index `after` (NONE: the first of all) in the order of the
+ * result. */
+static uint32_t next_best(const float *x, uint32_t n, uint32_t after)
 {
-    enum { N = 1001 };
-    float *x = kt_floats(N);
+    uint32_t best = NONE;
+
+    for (uint32_t i = 0; i < n; i++) {
+        bool behind = after == NONE || x[i] < x[after] || (x[i] == x[after] && i > after);
+
+        if (finite_bits(x[i]) && behind && (best == NONE || x[i] > x[best]))
+            best = i;
+    }
+    return best;
+}
+
+/* Slices by workgroup and then their merge, as run/layer.c does it, against a search in C. */
+static void topk_case(uint32_t n, uint32_t n_ids, uint32_t k, uint32_t wg, const float *x)
+{
+    const uint32_t groups = (n + TOPK_SLICE - 1) / TOPK_SLICE;
+    const struct spec_topk slice = {wg, n, n_ids, k, 0}, merge = {wg, groups, n_ids, k, 1};
+    uint32_t *parts = kt_words((size_t)groups * TOPK_WORDS(k)), top[TOPK_WORDS(TOPK_MAX)], best = NONE;
+    const size_t part_bytes = (size_t)groups * TOPK_WORDS(k) * 4;
+    struct kt_buf first[] = {in(x, n * (size_t)4), {.data = parts, .bytes = part_bytes, .use = KT_OUT}};
+    struct kt_buf last[] = {in(parts, part_bytes), {.data = top, .bytes = TOPK_WORDS(k) * 4, .use = KT_OUT}};
+    uint32_t n_bad = 0;
+
+    KT_RUN(GPU_K_topk, slice, NULL, first, groups, 1, 1);
+    KT_RUN(GPU_K_topk, merge, NULL, last, 1, 1, 1);
+    for (uint32_t i = 0; i < n; i++)
+        n_bad += !finite_bits(x[i]);
+    assert_int_equal(top[2 * k], n_bad);
+    for (uint32_t j = 0; j < k; j++) {
+        best = j && best == NONE ? NONE : next_best(x, n_ids, best);
+        if (top[2 * j] != best || (best != NONE && top[2 * j + 1] != kt_bits(x[best])))
+            fail_msg("topk of %u (%u): pair %u of %u is %u, expected %u", n, n_ids, j, k, top[2 * j], best);
+        if (groups == 1)
+            assert_int_equal(parts[2 * j], best);
+    }
+    cor_free(parts);
+}
+
+/* Equal values everywhere, both zeros, NaN and infinities, fewer finite values than pairs. */
+static void test_topk(void **unused)
+{
+    static const struct {
+        uint32_t n, n_ids, k, wg;
+    } cases[] = {{1, 1, 1, 64},       {5, 5, 7, 32},         {1000, 1000, 1, 64},  {1024, 1024, 64, 128},
+                 {1025, 1025, 7, 32}, {4096, 4080, 40, 128}, {5003, 5003, 64, 48}, {9001, 8005, 1, 32}};
+    static const uint32_t odd[] = {0x7f800000u, 0xff800000u, 0x7fc00000u, 0xffc00001u, 0x80000000u, 0};
 
     (void)unused;
-    x[913] = x[370] = x[371] = 5; /* equals: the lowest */
-    argmax_case(N, x, 370);
-    x[0] = NAN;
-    x[999] = INFINITY;
-    x[3] = -INFINITY;
-    argmax_case(N, x, 370);
-    for (uint32_t i = 0; i < N; i++)
-        x[i] = -1 - kt_uniform(0, 1);
-    x[N - 1] = -0.5f;
-    argmax_case(N, x, N - 1);
-    for (uint32_t i = 0; i < N; i++)
-        x[i] = i % 2 ? 0.0f : -0.0f;
-    argmax_case(N, x, 0);
-    for (uint32_t i = 0; i < N; i++)
-        x[i] = kt_float(0x7fc00000u + i);
-    argmax_case(N, x, NONE);
-    x[0] = -3e38f;
-    argmax_case(1, x, 0);
-    cor_free(x);
+    for (size_t c = 0; c < COR_COUNT(cases); c++) {
+        const uint32_t n = cases[c].n, k = cases[c].k, wg = cases[c].wg;
+        float *x = kt_floats(n);
+
+        if (!kt_wanted((uint32_t)c)) {
+            cor_free(x);
+            continue;
+        }
+        topk_case(n, cases[c].n_ids, k, wg, x);
+        for (uint32_t i = 0; i < n; i++)
+            x[i] = (float)(int)(x[i] * 4) / 4;
+        topk_case(n, cases[c].n_ids, k, wg, x);
+        for (uint32_t i = 0; i < n; i += 1 + kt_below(5))
+            x[i] = kt_float(odd[kt_below(COR_COUNT(odd))]);
+        topk_case(n, cases[c].n_ids, k, wg, x);
+        for (uint32_t i = 0; i < n; i++)
+            x[i] = i == n / 2 ? -3e38f : kt_float(0x7fc00000u + i % 3);
+        topk_case(n, cases[c].n_ids, k, wg, x);
+        cor_free(x);
+    }
 }
 
 int main(void)
@@ -386,7 +423,7 @@ int main(void)
         cmocka_unit_test(test_embed),        cmocka_unit_test(test_embed_all_halves),
         cmocka_unit_test(test_embed_scales), cmocka_unit_test(test_rmsnorm),
         cmocka_unit_test(test_matvec),       cmocka_unit_test(test_matmul),
-        cmocka_unit_test(test_swiglu),       cmocka_unit_test(test_argmax),
+        cmocka_unit_test(test_swiglu),       cmocka_unit_test(test_topk),
     };
 
     return kt_main(KT_DENSE, tests, COR_COUNT(tests));

@@ -325,6 +325,85 @@ static void test_out_of_memory(void **state)
 }
 
 /* A vocabulary of real size: the filters agree with a plain count. */
+static int by_logit(const float *z, int32_t a, int32_t b)
+{
+    return z[a] > z[b] || (z[a] == z[b] && a < b);
+}
+
+/* The n best, as a session gives them. */
+static void best_of(const float *z, uint32_t n_all, uint32_t n, int32_t *ids, float *best)
+{
+    for (uint32_t i = 0, count = 0; i < n_all; i++) {
+        uint32_t at = count < n ? count++ : n;
+
+        if (at == n && !by_logit(z, (int32_t)i, ids[n - 1]))
+            continue;
+        for (at = at == n ? n - 1 : at; at && by_logit(z, (int32_t)i, ids[at - 1]); at--)
+            ids[at] = ids[at - 1];
+        ids[at] = (int32_t)i;
+    }
+    for (uint32_t i = 0; i < n; i++)
+        best[i] = z[ids[i]];
+}
+
+/* The best logits give the tokens of all of them, whatever the settings: draw for draw. */
+static void test_top_gives_the_same(void **state)
+{
+    enum { ALL = 300, TOP = 20, DRAWS = 40 };
+    static const float temps[] = {0, 0.3f, 1, 3}, top_ps[] = {1, 0.9f, 0.3f, 0}, min_ps[] = {0, 0.05f, 0.6f};
+    uint64_t rng = test_seed();
+    struct vkmoe_err err;
+    float z[ALL], best[TOP];
+    int32_t ids[TOP], token;
+
+    (void)state;
+    for (uint32_t c = 0; c < 4 * 4 * 3 * 3; c++) {
+        const uint32_t all = c % 3 == 2 ? TOP : ALL; /* so few that the best are all */
+        const int32_t top_k = c % 3 == 0 ? TOP : c % 3 == 1 ? 7 : 40;
+        const float temp = temps[c / 3 % 4], top_p = top_ps[c / 12 % 4], min_p = min_ps[c / 48];
+        vkmoe_sampler *a = make(temp, top_k, top_p, min_p, 1, c), *b = make(temp, top_k, top_p, min_p, 1, c);
+
+        for (int i = 0; i < DRAWS; i++) {
+            random_logits(z, all, 4, &rng);
+            for (uint32_t k = 0; i % 2 && k < all; k++)
+                z[k] = (float)(int)z[k]; /* ties */
+            best_of(z, all, TOP, ids, best);
+            test_ok(vkmoe_sample_top(b, ids, best, TOP, all, &token, &err), &err);
+            assert_int_equal(token, next(a, z, all, all));
+        }
+        vkmoe_sampler_destroy(a);
+        vkmoe_sampler_destroy(b);
+    }
+}
+
+static void test_top_refused(void **state)
+{
+    const struct {
+        float temp, penalty;
+        int32_t top_k;
+        uint32_t n;
+        enum vkmoe_status st;
+    } cases[] = {{1, 1, 0, 3, VKMOE_ERR_ARGUMENT},
+                 {1, 1, 4, 3, VKMOE_ERR_ARGUMENT},
+                 {0, 1.1f, 1, 3, VKMOE_ERR_ARGUMENT},
+                 {0, 1, 1, 0, VKMOE_ERR_NUMERIC},
+                 {1, 1, 3, 3, VKMOE_OK},
+                 {0, 1, 0, 1, VKMOE_OK}};
+    const int32_t ids[] = {5, 2, 9};
+    const float z[] = {3, 2, 1};
+
+    (void)state;
+    for (size_t i = 0; i < COR_COUNT(cases); i++) {
+        vkmoe_sampler *s = make(cases[i].temp, cases[i].top_k, 1, 0, cases[i].penalty, 1);
+        struct vkmoe_err err;
+        int32_t token = -1;
+
+        assert_int_equal(vkmoe_sample_top(s, ids, z, cases[i].n, 10, &token, &err), cases[i].st);
+        assert_true(cases[i].st == VKMOE_OK ? token >= 0 : token == -1);
+        vkmoe_sampler_destroy(s);
+    }
+}
+
 static void test_large_vocabulary(void **state)
 {
     const uint32_t n = 100352;
@@ -355,7 +434,8 @@ int main(void)
         cmocka_unit_test(test_distribution),     cmocka_unit_test(test_same_seed_same_tokens),
         cmocka_unit_test(test_repeat_penalty),   cmocka_unit_test(test_non_finite),
         cmocka_unit_test(test_bad_params),       cmocka_unit_test(test_out_of_memory),
-        cmocka_unit_test(test_large_vocabulary),
+        cmocka_unit_test(test_large_vocabulary), cmocka_unit_test(test_top_gives_the_same),
+        cmocka_unit_test(test_top_refused),
     };
 
     return cmocka_run_group_tests_name("sample", tests, NULL, NULL);

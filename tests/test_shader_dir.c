@@ -20,13 +20,13 @@ static const char *path_of(const char *kernel)
 }
 
 /* The built-in module with every "greater" turned into "less". */
-static void write_wrong_argmax(void)
+static void write_wrong_topk(void)
 {
     const struct gpu_spirv *m = NULL;
     uint32_t *words, n = 0;
 
     for (uint32_t i = 0; i < gpu_spirv_count; i++)
-        if (!strcmp(gpu_spirv_modules[i].name, "argmax"))
+        if (!strcmp(gpu_spirv_modules[i].name, "topk"))
             m = &gpu_spirv_modules[i];
     assert_non_null(m);
     words = cor_array(m->n_words, 4);
@@ -38,14 +38,14 @@ static void write_wrong_argmax(void)
             n++;
         }
     assert_true(n);
-    test_write(path_of("argmax"), words, (size_t)m->n_words * 4);
+    test_write(path_of("topk"), words, (size_t)m->n_words * 4);
     cor_free(words);
 }
 
-static enum vkmoe_status argmax(const char *dir, uint32_t *index, struct vkmoe_err *err)
+static enum vkmoe_status best(const char *dir, uint32_t *index, struct vkmoe_err *err)
 {
     const struct gpu_device_params p = {.shader_dir = dir, .skip_barrier = -1};
-    const struct spec_argmax spec = {32, 3};
+    const struct spec_topk spec = {32, 3, 3, 1, 0};
     const struct push_none push = {0};
     const float logits[4] = {1, 3, 2, 9};
     enum vkmoe_status st = VKMOE_OK;
@@ -53,22 +53,22 @@ static enum vkmoe_status argmax(const char *dir, uint32_t *index, struct vkmoe_e
     struct gpu_cmds *c = NULL;
     struct gpu_device *dev = NULL;
     struct gpu_pipeline *pipe;
-    uint32_t mail[MAIL_WORDS];
+    uint32_t top[TOPK_WORDS(1)];
 
     TRY(gpu_device_open(&dev, inst, 0, &p, err));
     TRY(gpu_buffer_create(&in, dev, sizeof(logits), GPU_MEM_DEVICE, "in", err));
-    TRY(gpu_buffer_create(&out, dev, sizeof(mail), GPU_MEM_DEVICE, "out", err));
+    TRY(gpu_buffer_create(&out, dev, sizeof(top), GPU_MEM_DEVICE, "out", err));
     TRY(gpu_upload(dev, in, 0, logits, sizeof(logits), err));
-    TRY(gpu_pipeline_get(&pipe, dev, GPU_K_argmax, &spec, sizeof(spec), 1, err));
-    TRY(gpu_cmds_create(&c, dev, "argmax", err));
+    TRY(gpu_pipeline_get(&pipe, dev, GPU_K_topk, &spec, sizeof(spec), 1, err));
+    TRY(gpu_cmds_create(&c, dev, "topk", err));
     gpu_cmds_begin(c);
     gpu_cmds_dispatch(c, pipe, (const struct gpu_bind[]){{in, 0, 0}, {out, 0, 0}}, 2, &push, 1, 1, 1);
     gpu_cmds_barrier(c, GPU_BARRIER_COPY);
     TRY(gpu_cmds_end(c, err));
     TRY(gpu_submit(dev, &c, 1, err));
-    TRY(gpu_wait(dev, 10000000000u, "argmax", err));
-    TRY(gpu_download(dev, out, 0, mail, sizeof(mail), err));
-    *index = mail[MAIL_ARGMAX];
+    TRY(gpu_wait(dev, 10000000000u, "topk", err));
+    TRY(gpu_download(dev, out, 0, top, sizeof(top), err));
+    *index = top[0];
 done:
     gpu_cmds_destroy(c);
     gpu_buffer_destroy(in);
@@ -94,18 +94,18 @@ static void test_replaced(void **unused)
     uint32_t index = 0;
 
     (void)unused;
-    test_ok(argmax(shaders, &index, &err), &err); /* an empty folder: built-in modules */
+    test_ok(best(shaders, &index, &err), &err); /* an empty folder: built-in modules */
     assert_int_equal(index, 1);
-    write_wrong_argmax();
-    test_ok(argmax(shaders, &index, &err), &err);
+    write_wrong_topk();
+    test_ok(best(shaders, &index, &err), &err);
     assert_int_equal(index, NONE);
     assert_int_equal(cache_files(), 0);
-    test_ok(argmax(NULL, &index, &err), &err);
+    test_ok(best(NULL, &index, &err), &err);
     assert_int_equal(index, 1);
     assert_int_equal(cache_files(), 1);
-    test_ok(argmax(shaders, &index, &err), &err);
+    test_ok(best(shaders, &index, &err), &err);
     assert_int_equal(index, NONE);
-    cor_path_remove(path_of("argmax"));
+    cor_path_remove(path_of("topk"));
 }
 
 static void test_refused(void **unused)
@@ -125,12 +125,12 @@ static void test_refused(void **unused)
 
     (void)unused;
     for (size_t i = 0; i < COR_COUNT(cases); i++) {
-        test_write(path_of("argmax"), cases[i].data, cases[i].n);
-        assert_int_equal(argmax(shaders, &index, &err), VKMOE_ERR_FORMAT);
+        test_write(path_of("topk"), cases[i].data, cases[i].n);
+        assert_int_equal(best(shaders, &index, &err), VKMOE_ERR_FORMAT);
         assert_non_null(strstr(err.message, cases[i].says));
-        assert_non_null(strstr(err.message, "argmax.spv"));
+        assert_non_null(strstr(err.message, "topk.spv"));
     }
-    cor_path_remove(path_of("argmax"));
+    cor_path_remove(path_of("topk"));
 }
 
 int main(void)

@@ -131,7 +131,9 @@ PUSH_END(push_tags, 8)
  * the chunk's. */
 #define SPEC_COPY_ROWS(X) X(0, wg, WG) X(1, dim, DIM) X(2, from_pos, FROM_POS) X(3, to_pos, TO_POS)
 
-#define SPEC_ARGMAX(X) X(0, wg, WG) X(1, n, N)
+/* n: logits, or results of workgroups with merge; n_ids: indices from there on are never chosen; k: pairs of a
+ * result, at most TOPK_MAX. */
+#define SPEC_TOPK(X) X(0, wg, WG) X(1, n, N) X(2, n_ids, N_IDS) X(3, k, K) X(4, merge, MERGE)
 
 /* slot_stride, slots_per_seg, n_segs: as SPEC_EXPERT. */
 #define SPEC_TAGS(X)                                                                                         \
@@ -157,7 +159,7 @@ struct spec_swiglu { SPEC_SWIGLU(SPEC_X) };
 struct spec_combine { SPEC_COMBINE(SPEC_X) };
 struct spec_expert_sums { SPEC_EXPERT_SUMS(SPEC_X) };
 struct spec_copy_rows { SPEC_COPY_ROWS(SPEC_X) };
-struct spec_argmax { SPEC_ARGMAX(SPEC_X) };
+struct spec_topk { SPEC_TOPK(SPEC_X) };
 struct spec_tags { SPEC_TAGS(SPEC_X) };
 struct spec_peak_read { SPEC_PEAK_READ(SPEC_X) };
 struct spec_peak_fma { SPEC_PEAK_FMA(SPEC_X) };

@@ -37,7 +37,6 @@
  * absent. */
 #define MAIL_LAYER 0     /* layer that halted, NONE: the submit ran to its end */
 #define MAIL_N_MISSING 1
-#define MAIL_ARGMAX 2
 #define MAIL_MISSING 4   /* bitmap of absent experts, MAX_EXPERTS / 32 words */
 #define MAIL_WORDS 20
 
@@ -55,6 +54,11 @@
 #define TILE_EXPERT 3
 #define TILE_TOKENS 32
 #define TILE_ROWS 64  /* output rows of a matmul or expert tile workgroup */
+
+/* A result of topk: k pairs (index, bits), how many logits are not finite, a word of nothing. */
+#define TOPK_WORDS(k) (2u * (k) + 2u)
+#define TOPK_SLICE 1024u /* logits that a workgroup looks through */
+#define TOPK_MAX 64      /* pairs */
 
 #define ATTN_SPLIT 128 /* cached positions per workgroup of attn_one */
 #define ATTN_QUERIES 16 /* queries per workgroup of attn_many */

@@ -153,7 +153,8 @@ static struct run_session_params session_params(const struct vkmoe_session_param
                                        .v_f16 = p->kv_v == VKMOE_KV_F16,
                                        .watch = p->watch,
                                        .doc_experts = p->doc_experts,
-                                       .doc_refresh = p->doc_refresh};
+                                       .doc_refresh = p->doc_refresh,
+                                       .n_top = p->n_top};
 }
 
 static enum vkmoe_status check_subset(const vkmoe_subset *s, const struct run_model *m, struct vkmoe_err *err)
@@ -414,6 +415,11 @@ enum vkmoe_status vkmoe_session_feed_to(vkmoe_session *ses, const int32_t *token
 const float *vkmoe_session_logits(const vkmoe_session *ses)
 {
     return run_session_logits(ses->run);
+}
+
+uint32_t vkmoe_session_top(const vkmoe_session *ses, const int32_t **ids, const float **logits)
+{
+    return run_session_top(ses->run, ids, logits);
 }
 
 void vkmoe_session_on_route(vkmoe_session *ses, vkmoe_route_fn fn, void *user)

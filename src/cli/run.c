@@ -91,6 +91,16 @@ done:
     return st;
 }
 
+/* How many of the best logits decide every token; 0: all are needed. */
+static uint32_t logits_needed(const struct options *o)
+{
+    if (o->logits_out)
+        return 0;
+    if (o->force || (o->temp == 0 && o->repeat_penalty == 1))
+        return 1;
+    return o->repeat_penalty == 1 && o->top_k <= VKMOE_TOP_MAX ? (uint32_t)o->top_k : 0;
+}
+
 /* ---- generation
  * --------------------------------------------------------------------------------------------- */
 
@@ -98,6 +108,8 @@ static enum vkmoe_status choose(struct generation *g, int32_t *token, struct vkm
 {
     const struct vkmoe_model_info *m = vkmoe_model_facts(g->o->e.mdl);
     const float *logits = vkmoe_session_logits(g->o->e.ses);
+    const int32_t *ids;
+    uint32_t n;
     enum vkmoe_status st = VKMOE_OK;
 
     if (g->npy)
@@ -105,8 +117,11 @@ static enum vkmoe_status choose(struct generation *g, int32_t *token, struct vkm
     if (g->forced) {
         *token = g->forced[g->n_out];
         vkmoe_sampler_accept(g->sampler, *token);
-    } else {
+    } else if (logits) {
         TRY(vkmoe_sample(g->sampler, logits, m->vocab_size, m->n_tokens_used, token, err));
+    } else {
+        n = vkmoe_session_top(g->o->e.ses, &ids, &logits);
+        TRY(vkmoe_sample_top(g->sampler, ids, logits, n, m->n_tokens_used, token, err));
     }
 done:
     return st;
@@ -402,6 +417,7 @@ static int run_main(const struct cli_cmd *cmd, int argc, char **argv)
     if (o.seed < 0)
         o.seed = (int64_t)(cor_now_ns() & 0xffffffff);
     TRY(read_inputs(&g, &err));
+    o.e.params.n_top = logits_needed(&o);
     status = cli_engine_open(&o.e, cmd);
     if (status == CLI_GOOD)
         TRY(run_generation(&g, &err));

@@ -48,7 +48,7 @@
     X(combine, push_none, 4, 0, GPU_NEED_NONE)                                                               \
     X(copy_rows, push_rows, 3, 0, GPU_NEED_NONE)                                                             \
     X(expert_sums, push_rows, 5, 0, GPU_NEED_NONE)                                                           \
-    X(argmax, push_none, 2, 0, GPU_NEED_NONE)                                                                \
+    X(topk, push_none, 2, 0, GPU_NEED_NONE)                                                                  \
     X(slot_tags, push_tags, 2, 1, GPU_NEED_NONE)                                                             \
     X(slot_tags_arr, push_tags, 2, 1, GPU_NEED_ARRAY)                                                        \
     X(peak_read, push_none, 2, 0, GPU_NEED_NONE)                                                             \

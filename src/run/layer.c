@@ -557,6 +557,31 @@ void run_record_experts(const struct run_graph *g, uint32_t layer)
     run_part_end(g->prog);
 }
 
+static void topk_step(const struct run_graph *g, struct gpu_bind from, struct gpu_bind to, uint32_t n,
+                      uint32_t groups, bool merge)
+{
+    const struct spec_topk spec = {
+        .wg = lanes(g), .n = n, .n_ids = g->state->n_ids, .k = g->state->n_top, .merge = merge};
+    const struct gpu_bind binds[] = {from, to};
+
+    PUT(g, GPU_K_topk, spec, binds, no_push, run_fixed(groups), DIM_1, DIM_1);
+}
+
+/* The best logits of the row, straight to the host's memory: of slices side by side, then of all. */
+static void best_logits(const struct run_graph *g)
+{
+    const struct run_state *s = g->state;
+    const uint32_t vocab = config_of(g)->vocab_size, groups = div_up(vocab, TOPK_SLICE);
+
+    if (groups == 1) {
+        topk_step(g, act(g, &s->logits), whole(s->out), vocab, 1, false);
+        return;
+    }
+    topk_step(g, act(g, &s->logits), act(g, &s->top), vocab, groups, false);
+    run_barrier(g->prog, GPU_BARRIER_COMPUTE);
+    topk_step(g, act(g, &s->top), whole(s->out), groups, 1, true);
+}
+
 void run_record_head(const struct run_graph *g, bool all)
 {
     const struct mdl_config *c = config_of(g);
@@ -564,20 +589,17 @@ void run_record_head(const struct run_graph *g, bool all)
     const struct run_weights *w = &g->model->weights;
     const struct mat_use to_logits = {act(g, &s->xn), act(g, &s->logits), c->dim,
                                       c->vocab_size,  .many = all,        .count_rows = all};
-    const struct spec_argmax spec = {.wg = lanes(g), .n = c->vocab_size};
-    const struct gpu_bind binds[] = {act(g, &s->logits), whole(s->mailbox)};
 
     run_part_begin(g->prog);
     norm(g, &w->out_norm, act(g, &s->x), act(g, &s->xn), true, all ? run_per(DIM_ROWS, 1) : DIM_1);
     run_barrier(g->prog, GPU_BARRIER_COMPUTE);
     linear(g, &w->head, &to_logits);
-    run_barrier(g->prog, all ? GPU_BARRIER_COPY : GPU_BARRIER_COMPUTE);
-    if (!all) {
-        PUT(g, GPU_K_argmax, spec, binds, no_push, DIM_1, DIM_1, DIM_1);
-        run_barrier(g->prog, GPU_BARRIER_COPY);
-    }
-    run_copy(g->prog, run_arena_buffer(&s->act, &s->logits), s->logits.off, s->out,
-             all ? s->logits.bytes : (uint64_t)c->vocab_size * 4);
+    run_barrier(g->prog, s->n_top ? GPU_BARRIER_COMPUTE : GPU_BARRIER_COPY);
+    if (s->n_top)
+        best_logits(g);
+    else
+        run_copy(g->prog, run_arena_buffer(&s->act, &s->logits), s->logits.off, s->out,
+                 all ? s->logits.bytes : (uint64_t)c->vocab_size * 4);
     run_part_end(g->prog);
 }
 

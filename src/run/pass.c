@@ -108,7 +108,7 @@ enum vkmoe_status run_pass_create(struct run_pass *p, struct run_model *m, struc
     p->watch = watch;
     TRY(record_finish(p, err));
     TRY(record_programs(p, err));
-    if (s->chunk > 1 || s->by_layer)
+    if ((s->chunk > 1 || s->by_layer) && !s->n_top)
         TRY(record_rows(p, err));
 done:
     return st;

@@ -154,6 +154,24 @@ static void pop_best(struct candidate *c, uint32_t n)
     c[n - 1] = top;
 }
 
+/* Top-p among k candidates that stand in front of and below `best`, best first; returns how many stay. */
+static uint32_t cut_mass(const struct vkmoe_sampler *s, const struct candidate *best, uint32_t k)
+{
+    double sum = 0, mass = 0, want;
+    uint32_t kept = 0;
+
+    if (s->p.top_p >= 1)
+        return k;
+    for (uint32_t i = 0; i < k; i++)
+        sum += (best - i)->w;
+    want = (double)s->p.top_p * sum;
+    do {
+        mass += (best - kept)->w;
+        kept++;
+    } while (kept < k && mass < want);
+    return kept;
+}
+
 /* Top-k, then top-p among those. Weights must be set, sum is that of all n. Returns how many stay; they stand
  * at the end of s->cand[0 .. n-1], the best last. Work is O(n) and O(log n) for each that stays. */
 static uint32_t select_top(struct vkmoe_sampler *s, uint32_t n, double sum)
@@ -164,19 +182,14 @@ static uint32_t select_top(struct vkmoe_sampler *s, uint32_t n, double sum)
 
     for (uint32_t i = n / 2; i-- > 0;)
         sift_down(c, n, i);
-    if (k < n) { /* top-p is of what top-k leaves */
-        sum = 0;
-        for (uint32_t i = 0; i < k; i++) {
+    if (k < n) {
+        for (uint32_t i = 0; i < k; i++)
             pop_best(c, n - i);
-            sum += c[n - 1 - i].w;
-        }
+        return cut_mass(s, c + n - 1, k);
     }
-    if (s->p.top_p >= 1) /* then k < n, or nobody would have called */
-        return k;
-    want = (double)s->p.top_p * sum;
+    want = (double)s->p.top_p * sum; /* below 1, or nobody would have called */
     do {
-        if (k == n)
-            pop_best(c, n - kept);
+        pop_best(c, n - kept);
         mass += c[n - 1 - kept].w;
         kept++;
     } while (kept < k && mass < want);
@@ -289,36 +302,87 @@ static enum vkmoe_status reserve(struct vkmoe_sampler *s, uint32_t n, struct vkm
     return VKMOE_OK;
 }
 
+/* The token that the first count candidates give, which stand in ascending id. */
+static int32_t choose(struct vkmoe_sampler *s, uint32_t count)
+{
+    uint32_t best = 0;
+    double top, sum = 0;
+
+    for (uint32_t i = 1; i < count; i++)
+        if (s->cand[i].z > s->cand[best].z)
+            best = i;
+    top = s->cand[best].z;
+    if (s->p.temp <= 0)
+        return s->cand[best].id;
+    for (uint32_t i = 0; i < count; i++)
+        sum += s->cand[i].w = exp_fixed(s->cand[i].z - top);
+    if (s->p.top_p < 1 || (s->p.top_k > 0 && (uint32_t)s->p.top_k < count)) {
+        const uint32_t kept = select_top(s, count, sum);
+
+        return draw(s, s->cand + count - 1, -1, kept, top);
+    }
+    return draw(s, s->cand, 1, count, top);
+}
+
 enum vkmoe_status vkmoe_sample(vkmoe_sampler *s, const float *logits, uint32_t n, uint32_t n_allowed,
                                int32_t *token, struct vkmoe_err *err)
 {
     enum vkmoe_status st = VKMOE_OK;
-    uint32_t count, best = 0, kept;
-    double top, sum = 0;
-    int32_t id;
+    uint32_t count;
 
     n_allowed = n_allowed < n ? n_allowed : n;
     TRY(reserve(s, n_allowed, err));
     count = collect(s, logits, n_allowed);
     if (count == 0)
         FAIL(VKMOE_ERR_NUMERIC, "sampler: none of the %u logits is finite", (unsigned)n_allowed);
-    for (uint32_t i = 1; i < count; i++)
-        if (s->cand[i].z > s->cand[best].z)
-            best = i;
-    id = s->cand[best].id;
-    top = s->cand[best].z;
-    if (s->p.temp > 0) {
-        for (uint32_t i = 0; i < count; i++)
-            sum += s->cand[i].w = exp_fixed(s->cand[i].z - top);
-        if (s->p.top_p < 1 || (s->p.top_k > 0 && (uint32_t)s->p.top_k < count)) {
-            kept = select_top(s, count, sum);
-            id = draw(s, s->cand + count - 1, -1, kept, top);
-        } else {
-            id = draw(s, s->cand, 1, count, top);
-        }
+    *token = choose(s, count);
+    vkmoe_sampler_accept(s, *token);
+done:
+    return st;
+}
+
+/* The n best of more candidates, best first, of which top-k leaves no more than there are. */
+static int32_t choose_among_best(struct vkmoe_sampler *s, const int32_t *ids, const float *logits, uint32_t n)
+{
+    struct candidate *best = s->cand + n - 1;
+    const double top = (double)logits[0];
+
+    if (s->p.temp <= 0)
+        return ids[0];
+    for (uint32_t i = 0; i < n; i++)
+        *(best - i) = (struct candidate){(double)logits[i], exp_fixed((double)logits[i] - top), ids[i]};
+    return draw(s, best, -1, cut_mass(s, best, (uint32_t)s->p.top_k), top);
+}
+
+/* All candidates, put into ascending id. */
+static int32_t choose_among_all(struct vkmoe_sampler *s, const int32_t *ids, const float *logits, uint32_t n)
+{
+    for (uint32_t i = 0; i < n; i++) {
+        uint32_t at = i;
+
+        for (; at && s->cand[at - 1].id > ids[i]; at--)
+            s->cand[at] = s->cand[at - 1];
+        s->cand[at] = (struct candidate){(double)logits[i], 0, ids[i]};
     }
-    vkmoe_sampler_accept(s, id);
-    *token = id;
+    return choose(s, n);
+}
+
+enum vkmoe_status vkmoe_sample_top(vkmoe_sampler *s, const int32_t *ids, const float *logits, uint32_t n,
+                                   uint32_t n_allowed, int32_t *token, struct vkmoe_err *err)
+{
+    const struct vkmoe_sampler_params *p = &s->p;
+    enum vkmoe_status st = VKMOE_OK;
+
+    if (n == 0)
+        FAIL(VKMOE_ERR_NUMERIC, "sampler: none of the logits is finite");
+    if (p->repeat_penalty != 1)
+        FAIL(VKMOE_ERR_ARGUMENT, "sampler: a repeat penalty needs all logits");
+    if (p->temp > 0 && n < n_allowed && (p->top_k <= 0 || (uint32_t)p->top_k > n))
+        FAIL(VKMOE_ERR_ARGUMENT, "sampler: top_k %d needs more than the %u best logits", (int)p->top_k,
+             (unsigned)n);
+    TRY(reserve(s, n, err));
+    *token = n < n_allowed ? choose_among_best(s, ids, logits, n) : choose_among_all(s, ids, logits, n);
+    vkmoe_sampler_accept(s, *token);
 done:
     return st;
 }

@@ -18,7 +18,11 @@ struct run_session {
     bool cut; /* fed to a router and no further: only reset helps */
     bool has_logits;
     float *logits; /* vocab_size, after the last token */
-    uint32_t argmax;
+    struct {       /* the best logits, best first; n_top of the state */
+        uint32_t n;
+        int32_t ids[TOPK_MAX];
+        float logits[TOPK_MAX];
+    } top;
     uint64_t layer_ns;       /* measured time of one prefill layer for a full chunk; 0: not known yet */
     struct vkmoe_err broken; /* status != VKMOE_OK: every call answers with it */
 };
@@ -38,7 +42,8 @@ static struct run_state_params state_params(const struct run_session_params *p)
                                      .k_f16 = p->k_f16,
                                      .v_f16 = p->v_f16,
                                      .watch = p->doc_experts && !p->watch ? VKMOE_WATCH_ROUTER : p->watch,
-                                     .by_layer = p->doc_experts > 0};
+                                     .by_layer = p->doc_experts > 0,
+                                     .n_top = p->n_top};
 }
 
 /* The pool must hold a document pool beside those of the other layers. */
@@ -82,10 +87,12 @@ enum vkmoe_status run_session_create(struct run_session **out, struct run_model 
     if (!s)
         return cor_fail(err, VKMOE_ERR_MEMORY, "no memory for a session");
     s->model = m;
+    if (p->n_top > TOPK_MAX)
+        FAIL(VKMOE_ERR_ARGUMENT, "the %u best logits: at most %d are possible", p->n_top, TOPK_MAX);
     if (p->doc_experts)
         TRY(check_doc(m, p->doc_experts, err));
-    s->logits = cor_array(m->mdl->config.vocab_size, sizeof(float));
-    if (!s->logits)
+    s->logits = p->n_top ? NULL : cor_array(m->mdl->config.vocab_size, sizeof(float));
+    if (!s->logits && !p->n_top)
         FAIL(VKMOE_ERR_MEMORY, "no memory for %u logits", m->mdl->config.vocab_size);
     TRY(run_state_plan(&s->state, m, &sp, err));
     TRY(run_state_create(&s->state, m, err));
@@ -121,17 +128,38 @@ static enum vkmoe_status check_finite(const float *logits, uint32_t n, uint32_t 
     return VKMOE_OK;
 }
 
+/* The same for the best of a row. */
+static enum vkmoe_status take_top(struct run_session *s, uint32_t pos, struct vkmoe_err *err)
+{
+    const uint32_t *from = gpu_buffer_map(s->state.out), k = s->state.n_top;
+    uint32_t n = 0;
+
+    for (; n < k && from[2 * n] != NONE; n++) {
+        s->top.ids[n] = (int32_t)from[2 * n];
+        memcpy(&s->top.logits[n], &from[2 * n + 1], sizeof(float));
+    }
+    s->top.n = n;
+    if (from[2 * k])
+        return cor_fail(err, VKMOE_ERR_NUMERIC, "non-finite logits at token %u", pos);
+    return VKMOE_OK;
+}
+
 /* Copies row `row` of the host's logits buffer, which holds those after position pos. */
 static enum vkmoe_status take_logits(struct run_session *s, uint32_t row, uint32_t pos, struct vkmoe_err *err)
 {
     uint32_t n = s->model->mdl->config.vocab_size;
-    const uint32_t *mail = gpu_buffer_map(s->state.mailbox);
     const float *from = gpu_buffer_map(s->state.out);
+    const uint64_t bytes = s->state.n_top ? gpu_buffer_bytes(s->state.out) : n * sizeof(float);
+    enum vkmoe_status st = VKMOE_OK;
 
+    TRY(gpu_buffer_invalidate(s->state.out, row * bytes, bytes, err));
+    s->has_logits = !s->state.n_top;
+    if (s->state.n_top)
+        return take_top(s, pos, err);
     memcpy(s->logits, from + (size_t)row * n, n * sizeof(float));
-    s->argmax = mail[MAIL_ARGMAX];
-    s->has_logits = true;
-    return check_finite(s->logits, n, pos, err);
+    st = check_finite(s->logits, n, pos, err);
+done:
+    return st;
 }
 
 /* ---- feeding
@@ -147,11 +175,9 @@ struct feed {
 static enum vkmoe_status feed_one(struct run_session *s, int32_t token, struct feed *f, struct vkmoe_err *err)
 {
     const struct run_step in = {.tokens = &token, .n_tokens = 1, .pos = s->pos, .row0 = 0, .n_rows = 1};
-    uint64_t bytes = (uint64_t)s->model->mdl->config.vocab_size * 4;
     enum vkmoe_status st = VKMOE_OK;
 
     TRY(run_pass_token(&s->pass, &in, err));
-    TRY(gpu_buffer_invalidate(s->state.out, 0, bytes, err));
     s->pos++;
     TRY(take_logits(s, 0, in.pos, err));
     if (f->fn)
@@ -172,7 +198,6 @@ static enum vkmoe_status chunk_logits(struct run_session *s, const struct run_st
         if (in.n_rows > in.n_tokens - in.row0)
             in.n_rows = in.n_tokens - in.row0;
         TRY(run_pass_rows(&s->pass, &in, err));
-        TRY(gpu_buffer_invalidate(s->state.out, 0, gpu_buffer_bytes(s->state.out), err));
         for (uint32_t r = 0; r < in.n_rows; r++) {
             TRY(take_logits(s, r, in.pos + in.row0 + r, err));
             if (!f->stop)
@@ -220,12 +245,10 @@ static enum vkmoe_status feed_chunk(struct run_session *s, const int32_t *tokens
     ns = (cor_now_ns() - start) / n_layers(s) * s->state.chunk / n;
     if (s->pass.stats.halts == halts) /* uploads say nothing of the layers */
         s->layer_ns = ns;
-    if (head) {
-        TRY(gpu_buffer_invalidate(s->state.out, 0, (uint64_t)s->model->mdl->config.vocab_size * 4, err));
+    if (head)
         TRY(take_logits(s, 0, s->pos + n - 1, err));
-    } else if (f->fn) {
+    else if (f->fn)
         TRY(chunk_logits(s, &in, f, err));
-    }
     s->pos += n;
 done:
     return st;
@@ -279,10 +302,8 @@ static enum vkmoe_status feed_text(struct run_session *s, const int32_t *tokens,
                 TRY(chunk_logits(s, &in, f, err));
         }
     }
-    if (!f->fn) {
-        TRY(gpu_buffer_invalidate(s->state.out, 0, (uint64_t)s->model->mdl->config.vocab_size * 4, err));
+    if (!f->fn)
         TRY(take_logits(s, 0, n - 1, err));
-    }
     s->watch.picked = true;
 done:
     s->pos = n;
@@ -352,6 +373,9 @@ enum vkmoe_status run_session_feed(struct run_session *s, const int32_t *tokens,
 
     if (s->broken.status != VKMOE_OK)
         return cor_fail(err, s->broken.status, "%s", s->broken.message);
+    if (fn && s->state.n_top)
+        return cor_fail(err, VKMOE_ERR_ARGUMENT, "a session of the %u best logits hands out no others",
+                        s->state.n_top);
     if ((st = check_tokens(s, tokens, n, err)) != VKMOE_OK)
         return st;
     TRY(run_model_poll(s->model, &local));
@@ -406,6 +430,7 @@ enum vkmoe_status run_session_feed_to(struct run_session *s, const int32_t *toke
     }
     s->cut = true;
     s->has_logits = false;
+    s->top.n = 0;
 done:
     if (st != VKMOE_OK) {
         s->broken = local;
@@ -419,9 +444,11 @@ const float *run_session_logits(const struct run_session *s)
     return s->has_logits ? s->logits : NULL;
 }
 
-uint32_t run_session_argmax(const struct run_session *s)
+uint32_t run_session_top(const struct run_session *s, const int32_t **ids, const float **logits)
 {
-    return s->argmax;
+    *ids = s->top.ids;
+    *logits = s->top.logits;
+    return s->top.n;
 }
 
 uint32_t run_session_position(const struct run_session *s)
@@ -434,6 +461,7 @@ void run_session_reset(struct run_session *s)
     s->pos = 0;
     s->cut = false;
     s->has_logits = false;
+    s->top.n = 0;
 }
 
 const struct run_stats *run_session_stats(const struct run_session *s)

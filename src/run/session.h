@@ -12,6 +12,7 @@ struct run_session_params {
     bool slow; /* one submit and one wait per part: the oracle for everything that is done in fewer */
     enum vkmoe_watch watch;
     uint32_t doc_experts, doc_refresh; /* document pool, as in vkmoe.h; 0: none */
+    uint32_t n_top; /* only the best logits come to the host, at most TOPK_MAX; 0: all */
 };
 
 /* Logits of row `index` of the feed, vocab_size floats; false ends the feed. */
@@ -31,8 +32,9 @@ enum vkmoe_status run_session_feed(struct run_session *s, const int32_t *tokens,
 /* Ends with the router of layer `last`; afterwards the session only takes run_session_reset. */
 enum vkmoe_status run_session_feed_to(struct run_session *s, const int32_t *tokens, size_t n, uint32_t last,
                                       struct vkmoe_err *err);
-const float *run_session_logits(const struct run_session *s); /* NULL before the first feed */
-uint32_t run_session_argmax(const struct run_session *s);     /* of the last logits, found on the device */
+const float *run_session_logits(const struct run_session *s); /* NULL before the first feed, and with n_top */
+/* How many pairs of the best logits there are, best first; 0 before the first feed and without n_top. */
+uint32_t run_session_top(const struct run_session *s, const int32_t **ids, const float **logits);
 uint32_t run_session_position(const struct run_session *s);
 void run_session_reset(struct run_session *s);
 const struct run_stats *run_session_stats(const struct run_session *s);

@@ -79,6 +79,7 @@ static enum vkmoe_status plan_activations(struct run_state *s, const struct mdl_
     uint64_t kv = (uint64_t)c->n_kv_heads * c->head_dim, ff = (uint64_t)c->n_shared * c->ff_expert;
     uint64_t tiles =
         t * k / TILE_TOKENS + c->n_experts; /* each expert has at most one tile that is not full */
+    uint64_t slices = (c->vocab_size + TOPK_SLICE - 1) / TOPK_SLICE;
     uint64_t stream = s->by_layer ? (uint64_t)s->n_ctx * c->dim * 4 : 4;
     const struct plan list[] = {
         {&s->x, t * c->dim * 4, "residual stream"},
@@ -99,6 +100,7 @@ static enum vkmoe_status plan_activations(struct run_state *s, const struct mdl_
         {&s->tiles, tiles * TILE_WORDS * 4, "expert tiles"},
         {&s->pairs, t * k * 4, "expert pairs"},
         {&s->logits, (uint64_t)s->n_rows * c->vocab_size * 4, "logits"},
+        {&s->top, s->n_top ? slices * TOPK_WORDS(s->n_top) * 4 : 4, "best logits by slice"},
         {&s->rope, (uint64_t)s->n_ctx * c->n_rot * 4, "RoPE table"},
         {&s->mask, (uint64_t)c->n_layers * run_mask_words(c) * 4, "expert mask"},
         {&s->stream, stream, "residual stream of a text"},
@@ -194,7 +196,8 @@ static enum vkmoe_status create_buffers(struct run_state *s, const struct mdl_co
     TRY(gpu_buffer_create(&s->routes, s->dev, (uint64_t)c->n_layers * s->chunk * c->n_experts_used * 8,
                           GPU_MEM_READ, "routes", err));
     TRY(gpu_buffer_create(&s->mailbox, s->dev, MAIL_WORDS * 4, GPU_MEM_READ, "mailbox", err));
-    TRY(gpu_buffer_create(&s->out, s->dev, s->logits.bytes, GPU_MEM_READ, "logits for the host", err));
+    TRY(gpu_buffer_create(&s->out, s->dev, s->n_top ? TOPK_WORDS(s->n_top) * 4 : s->logits.bytes,
+                          GPU_MEM_READ, "logits for the host", err));
 done:
     return st;
 }
@@ -218,6 +221,10 @@ enum vkmoe_status run_state_plan(struct run_state *s, const struct run_model *m,
     s->n_rows = rows < 1 ? 1 : rows > LOGITS_ROWS_MAX ? LOGITS_ROWS_MAX : (uint32_t)rows;
     if (s->n_rows > s->chunk)
         s->n_rows = s->chunk;
+    s->n_ids = mdl_tokenizer_used(m->mdl->tok);
+    s->n_top = p->n_top < s->n_ids ? p->n_top : s->n_ids;
+    if (s->n_top)
+        s->n_rows = 1;
     s->n_splits = (p->n_ctx + ATTN_SPLIT - 1) / ATTN_SPLIT;
     run_arena_init(&s->kv_arena, m->dev);
     run_arena_init(&s->act, m->dev);

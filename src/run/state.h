@@ -14,6 +14,8 @@ struct run_state {
     uint32_t chunk;    /* tokens per prefill submit; 1: prefill goes token by token */
     uint32_t n_rows;   /* rows of logits at once */
     uint32_t n_splits; /* of attn_one */
+    uint32_t n_top;    /* pairs of the best logits that the host gets; 0: all logits */
+    uint32_t n_ids;    /* tokens that may be among them */
     bool k_f16, v_f16;
     struct run_arena kv_arena, act;
     struct run_kv *kv; /* n_layers */
@@ -29,13 +31,14 @@ struct run_state {
     struct run_region ranks;      /* (k) slot that each rank of one token runs */
     struct run_region tiles, pairs;
     struct run_region logits;               /* (n_rows, vocab) */
+    struct run_region top;                  /* results of topk by slice */
     struct run_region rope;                 /* (n_ctx, n_rot / 2, 2) cos and sin, computed in double */
     struct run_region mask;                 /* (n_layers, ceil(n_experts / 32)) allowed experts */
     struct run_region stream;               /* (n_ctx, dim) residual stream of a whole text: document pools */
     uint32_t *allowed;                      /* host copy of the mask */
     struct gpu_buffer *state;               /* head of the step and tokens, on the device */
     struct gpu_buffer *step[GPU_IN_FLIGHT]; /* host writes, in turns */
-    /* Host reads; out: logits (n_rows, vocab); routes: (n_layers, chunk, k, 2), see shared/step.h */
+    /* Host reads; out: logits (n_rows, vocab), or a result of topk; routes: (n_layers, chunk, k, 2), see shared/step.h */
     struct gpu_buffer *mailbox, *out, *routes;
     /* Host reads; NULL where nobody asked: router logits (n_layers, chunk, n_experts), and what expert_sums
      * computes (n_layers, chunk, 3 + k) */
@@ -49,6 +52,7 @@ struct run_state_params {
     bool k_f16, v_f16;
     enum vkmoe_watch watch;
     bool by_layer;
+    uint32_t n_top;
 };
 
 /* Sizes and regions; no device memory is taken, and the model need not be loaded yet. */

@@ -39,7 +39,7 @@
 #define KT_PROGRAM_combine                 KT_MOE
 #define KT_PROGRAM_copy_rows               KT_STEP
 #define KT_PROGRAM_expert_sums             KT_MOE
-#define KT_PROGRAM_argmax                  KT_DENSE
+#define KT_PROGRAM_topk                    KT_DENSE
 #define KT_PROGRAM_slot_tags               KT_MOE
 #define KT_PROGRAM_slot_tags_arr           KT_MOE
 #define KT_PROGRAM_peak_read               KT_BENCH

@@ -163,7 +163,8 @@ static void add_rest(struct list *l, const struct bench_shape *s)
     const struct spec_combine combine = {128, s->dim, s->k_used, 1};
     const struct spec_expert_sums sums = {128, s->dim, s->k_used, 1};
     const struct spec_copy_rows rows = {128, s->dim, 0, 1};
-    const struct spec_argmax argmax = {128, s->vocab};
+    const struct spec_topk slice = {128, s->vocab, s->vocab, 40, 0};
+    const struct spec_topk merge = {128, (s->vocab + TOPK_SLICE - 1) / TOPK_SLICE, s->vocab, 40, 1};
     struct spec_tags tags = {32, 3 * s->ff * s->dim, 64, 1};
 
     ADD(l, publish, "", "", publish);
@@ -176,7 +177,8 @@ static void add_rest(struct list *l, const struct bench_shape *s)
     ADD(l, combine, "", "", combine);
     ADD(l, expert_sums, "", "", sums);
     ADD(l, copy_rows, "", "", rows);
-    ADD(l, argmax, "", "", argmax);
+    ADD(l, topk, "", "", slice);
+    ADD(l, topk, "", "merges", merge);
     ADD(l, slot_tags, "", "", tags);
     tags.n_segs = shapes[l->shape].n_segs;
     ADD(l, slot_tags_arr, "", "", tags);
