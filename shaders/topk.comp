@@ -1,5 +1,5 @@
-/* The K best of a row of logits as pairs (index, bits), best first; equals by the lower index, pairs behind the
- * last finite one NONE. Counts values that are not finite; they are never chosen.
+/* The K best of a row of logits as pairs (index, bits), best first; equals by the lower index, pairs behind
+ * the last finite one NONE. Counts values that are not finite; they are never chosen.
  * Grid: MERGE 0: workgroup i takes logits [i * TOPK_SLICE, + TOPK_SLICE); MERGE 1: one workgroup takes what N
  * others found. Each writes TOPK_WORDS(K) words of its own. Test: test_kernels_dense. */
 #version 450

@@ -131,8 +131,8 @@ PUSH_END(push_tags, 8)
  * the chunk's. */
 #define SPEC_COPY_ROWS(X) X(0, wg, WG) X(1, dim, DIM) X(2, from_pos, FROM_POS) X(3, to_pos, TO_POS)
 
-/* n: logits, or results of workgroups with merge; n_ids: indices from there on are never chosen; k: pairs of a
- * result, at most TOPK_MAX. */
+/* n: logits, or results of workgroups with merge; n_ids: indices from there on are never chosen; k: pairs of
+ * a result, at most TOPK_MAX. */
 #define SPEC_TOPK(X) X(0, wg, WG) X(1, n, N) X(2, n_ids, N_IDS) X(3, k, K) X(4, merge, MERGE)
 
 /* slot_stride, slots_per_seg, n_segs: as SPEC_EXPERT. */

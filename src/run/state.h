@@ -38,7 +38,8 @@ struct run_state {
     uint32_t *allowed;                      /* host copy of the mask */
     struct gpu_buffer *state;               /* head of the step and tokens, on the device */
     struct gpu_buffer *step[GPU_IN_FLIGHT]; /* host writes, in turns */
-    /* Host reads; out: logits (n_rows, vocab), or a result of topk; routes: (n_layers, chunk, k, 2), see shared/step.h */
+    /* Host reads; out: logits (n_rows, vocab), or a result of topk; routes: (n_layers, chunk, k, 2); both as
+     * in shared/step.h */
     struct gpu_buffer *mailbox, *out, *routes;
     /* Host reads; NULL where nobody asked: router logits (n_layers, chunk, n_experts), and what expert_sums
      * computes (n_layers, chunk, 3 + k) */
