@@ -223,7 +223,7 @@ static bool make_mat(struct bench_maker *m)
     return true;
 }
 
-/* ---- swiglu, argmax
+/* ---- swiglu, topk
  * ---------------------------------------------------------------------------------------- */
 
 static bool make_swiglu(struct bench_maker *m)
@@ -253,30 +253,67 @@ static bool make_swiglu(struct bench_maker *m)
     return true;
 }
 
-static bool make_argmax(struct bench_maker *m)
+/* What topk makes of logits [first, last): pairs, then how many are not finite. */
+static void best_of(const float *x, uint32_t first, uint32_t last, uint32_t k, uint32_t *to)
 {
-    const uint32_t n = m->s->vocab, nan = 0x7fc00000u, infinite = 0x7f800000u;
-    const struct spec_argmax spec = {bench_lanes(m), n};
-    float *logits = bench_floats(m, n);
-    uint32_t *want = bench_array(m, 1, 4), mail;
+    uint32_t before = NONE;
 
-    if (m->use || m->failed)
-        return false;
-    if (check(m)) { /* neither of these is a choice; the second of two equals is none */
-        memcpy(&logits[1], &nan, 4);
-        memcpy(&logits[n - 1], &infinite, 4);
-        logits[n / 2] = logits[n / 2 + 3] = 2;
+    for (uint32_t i = first; i < last; i++)
+        to[2 * k] += !isfinite(x[i]);
+    for (uint32_t j = 0; j < k; j++) {
+        uint32_t best = NONE;
+
+        for (uint32_t i = first; i < last; i++) {
+            const bool behind = !j || x[i] < x[before] || (x[i] == x[before] && i > before);
+
+            if (isfinite(x[i]) && behind && (best == NONE || x[i] > x[best]))
+                best = i;
+        }
+        to[2 * j] = before = best;
+        if (best == NONE) {
+            for (; ++j < k;)
+                to[2 * j] = NONE;
+            return;
+        }
+        to[2 * j + 1] = cor_float_bits(x[best]);
     }
-    *want = n / 2;
-    bench_buf(m, BENCH_IN, logits, n);
-    mail = bench_buf(m, BENCH_OUT, NULL, MAIL_WORDS);
+}
+
+/* Slices by workgroup, and their merge. */
+static bool make_topk(struct bench_maker *m)
+{
+    const uint32_t n = m->s->vocab, k = check(m) ? 3 : 40, words = TOPK_WORDS(k);
+    const uint32_t groups = bench_div_up(n, TOPK_SLICE), out = m->use ? 1 : groups;
+    const struct spec_topk spec = {bench_lanes(m), m->use ? groups : n, n, k, m->use};
+    float *x = bench_floats(m, n);
+    uint32_t *parts = bench_array(m, groups, words * 4), *best = bench_array(m, 1, words * 4), to;
+
+    if (m->use > 1 || m->failed)
+        return false;
+    if (check(m)) { /* neither of these is a choice; the second of two equals comes second */
+        x[1] = NAN;
+        x[n - 1] = INFINITY;
+        x[n / 2] = x[n / 2 + 3] = 2;
+    }
+    for (uint32_t g = 0; g < groups; g++) {
+        const uint32_t first = g * TOPK_SLICE, left = n - first;
+
+        best_of(x, first, first + (left < TOPK_SLICE ? left : TOPK_SLICE), k, parts + (size_t)g * words);
+    }
+    best_of(x, 0, n, k, best);
+    if (m->use)
+        bench_buf(m, BENCH_IN, parts, (size_t)groups * words);
+    else
+        bench_buf(m, BENCH_IN, x, n);
+    to = bench_buf(m, BENCH_OUT, NULL, (size_t)out * words);
     if (check(m))
-        bench_want(m, &(struct bench_want){
-                          .buf = mail, .kind = BENCH_WORDS, .first = MAIL_ARGMAX, .n = 1, .words = want});
+        bench_want(
+            m, &(struct bench_want){
+                   .buf = to, .kind = BENCH_WORDS, .n = (size_t)out * words, .words = m->use ? best : parts});
     BENCH_SPEC(m, spec);
-    bench_grid(m, 1, 1, 1);
-    m->c->bytes = 4.0 * n;
-    WHAT(m, "%u", n);
+    bench_grid(m, out, 1, 1);
+    m->c->bytes = 4.0 * (m->use ? groups * words : n) + 4.0 * out * words;
+    WHAT(m, "%u of %u%s", k, n, m->use ? ", merge" : "");
     return true;
 }
 
@@ -287,5 +324,5 @@ void bench_add_dense(struct bench_entry *entries)
     entries[GPU_K_matvec] = entries[GPU_K_matvec_sg] = entries[GPU_K_matmul] =
         (struct bench_entry){make_mat, true};
     entries[GPU_K_swiglu] = (struct bench_entry){make_swiglu, false};
-    entries[GPU_K_argmax] = (struct bench_entry){make_argmax, false};
+    entries[GPU_K_topk] = (struct bench_entry){make_topk, false};
 }
