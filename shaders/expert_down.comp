@@ -1,4 +1,4 @@
-// variants: sg=USE_SUBGROUP arr=SEG_ARRAY sg_arr=USE_SUBGROUP,SEG_ARRAY
+// variants: sg=USE_SUBGROUP ln=USE_LANES arr=SEG_ARRAY sg_arr=USE_SUBGROUP,SEG_ARRAY ln_arr=USE_LANES,SEG_ARRAY
 /* y[t * K_USED + j] = down h[t * K_USED + j] for the expert in the slot of rank j, sums in f32; combine
  * weighs and adds the rows.
  * Grid: (ceil(DIM / ROWS), K_USED, n_tokens); a workgroup takes ROWS rows.
@@ -9,6 +9,9 @@
 #ifdef USE_SUBGROUP
 #extension GL_KHR_shader_subgroup_arithmetic : require
 #endif
+#ifdef USE_LANES
+#extension GL_KHR_shader_subgroup_ballot : require
+#endif
 #include "shared/params.h"
 #include "shared/step.h"
 
@@ -16,7 +19,8 @@ SPEC_EXPERT(SPEC_X)
 layout(local_size_x_id = 0) in;
 layout(push_constant) uniform Push { push_expert p; };
 
-layout(std430, set = 0, binding = 0) readonly restrict buffer H { float data[]; } h;
+layout(std430, set = 0, binding = 0) readonly buffer H { float data[]; } h;
+layout(std430, set = 0, binding = 0) readonly buffer X4 { vec4 data[]; } x4;
 /* slot of each rank, NONE: nothing to do */
 layout(std430, set = 0, binding = 1) readonly restrict buffer Ranks { uint data[]; } ranks;
 layout(std430, set = 0, binding = 2) writeonly restrict buffer Y { float data[]; } y;
@@ -24,6 +28,8 @@ layout(std430, set = 0, binding = 2) writeonly restrict buffer Y { float data[];
 #define SEG_BINDING 3
 #include "lib/segment.glsl"
 #define LOAD_X(i) h.data[i]
+#define LOAD_X4(i) x4.data[i]
+#define X_ALIGNED (FF % 4u == 0u)
 #include "lib/rows.glsl"
 
 void main()
@@ -31,18 +37,14 @@ void main()
     uint row0 = gl_WorkGroupID.x * ROWS;
     uint pair = gl_WorkGroupID.z * K_USED + gl_WorkGroupID.y;
     uint base;
-    row_team team = rows_team();
-    vec4 lo = vec4(0.0), hi = vec4(0.0);
 
-    if (team.idle || !segment_open(ranks.data[pair], base))
+    if (!segment_open(ranks.data[pair], base))
         return;
-    for (uint unit = team.lane; unit < (FF + 7u) / 8u; unit += team.lanes) {
-        vec8 v = load_x8(pair * FF, unit, FF);
-        rows_add(FMT_DOWN, base + DOWN_OFF, row_bytes(FMT_DOWN, FF), row0, DIM, unit, FF, v, lo, hi);
+    vec4 sums = rows_dot(FMT_DOWN, base + DOWN_OFF, row_bytes(FMT_DOWN, FF), row0, DIM, FF, pair * FF);
+    for (uint i = 0u; i < 4u; i++) {
+        uint row = row0 + rows_row(i);
+        if (!rows_has(i) || row >= DIM)
+            break;
+        y.data[pair * DIM + row] = sums[i];
     }
-    lo = rows_reduce(lo);
-    if (ROWS > 4u)
-        hi = rows_reduce(hi);
-    for (uint j = team.lane; j < ROWS && row0 + j < DIM; j += team.lanes)
-        y.data[pair * DIM + row0 + j] = rows_pick(j, lo, hi);
 }

@@ -1,4 +1,4 @@
-// variants: sg=USE_SUBGROUP arr=SEG_ARRAY sg_arr=USE_SUBGROUP,SEG_ARRAY
+// variants: sg=USE_SUBGROUP ln=USE_LANES arr=SEG_ARRAY sg_arr=USE_SUBGROUP,SEG_ARRAY ln_arr=USE_LANES,SEG_ARRAY
 /* h[t * K_USED + j] = silu(gate x[t]) * (up x[t]) for the expert in the slot of rank j, sums in f32.
  * Grid: (ceil(FF / ROWS), K_USED, n_tokens); a workgroup takes ROWS rows of gate and of up.
  * Binding 3: the segment p.seg, other slots are skipped; with SEG_ARRAY all segments. Test:
@@ -8,6 +8,9 @@
 #ifdef USE_SUBGROUP
 #extension GL_KHR_shader_subgroup_arithmetic : require
 #endif
+#ifdef USE_LANES
+#extension GL_KHR_shader_subgroup_ballot : require
+#endif
 #include "shared/params.h"
 #include "shared/step.h"
 
@@ -15,7 +18,8 @@ SPEC_EXPERT(SPEC_X)
 layout(local_size_x_id = 0) in;
 layout(push_constant) uniform Push { push_expert p; };
 
-layout(std430, set = 0, binding = 0) readonly restrict buffer X { float data[]; } x;
+layout(std430, set = 0, binding = 0) readonly buffer X { float data[]; } x;
+layout(std430, set = 0, binding = 0) readonly buffer X4 { vec4 data[]; } x4;
 /* slot of each rank, NONE: nothing to do */
 layout(std430, set = 0, binding = 1) readonly restrict buffer Ranks { uint data[]; } ranks;
 layout(std430, set = 0, binding = 2) writeonly restrict buffer H { float data[]; } h;
@@ -23,6 +27,8 @@ layout(std430, set = 0, binding = 2) writeonly restrict buffer H { float data[];
 #define SEG_BINDING 3
 #include "lib/segment.glsl"
 #define LOAD_X(i) x.data[i]
+#define LOAD_X4(i) x4.data[i]
+#define X_ALIGNED (DIM % 4u == 0u)
 #include "lib/rows.glsl"
 #include "lib/math.glsl"
 
@@ -32,22 +38,15 @@ void main()
     uint t = gl_WorkGroupID.z;
     uint pair = t * K_USED + gl_WorkGroupID.y;
     uint base;
-    row_team team = rows_team();
-    vec4 gate_lo = vec4(0.0), gate_hi = vec4(0.0), up_lo = vec4(0.0), up_hi = vec4(0.0);
+    vec4 gate, up;
 
-    if (team.idle || !segment_open(ranks.data[pair], base))
+    if (!segment_open(ranks.data[pair], base))
         return;
-    for (uint unit = team.lane; unit < (DIM + 7u) / 8u; unit += team.lanes) {
-        vec8 v = load_x8(t * DIM, unit, DIM);
-        rows_add(FMT_GATE, base, row_bytes(FMT_GATE, DIM), row0, FF, unit, DIM, v, gate_lo, gate_hi);
-        rows_add(FMT_UP, base + UP_OFF, row_bytes(FMT_UP, DIM), row0, FF, unit, DIM, v, up_lo, up_hi);
+    rows_dot2(FMT_GATE, base, FMT_UP, base + UP_OFF, row0, FF, DIM, t * DIM, gate, up);
+    for (uint i = 0u; i < 4u; i++) {
+        uint row = row0 + rows_row(i);
+        if (!rows_has(i) || row >= FF)
+            break;
+        h.data[pair * FF + row] = silu(gate[i]) * up[i];
     }
-    gate_lo = rows_reduce(gate_lo);
-    up_lo = rows_reduce(up_lo);
-    if (ROWS > 4u) {
-        gate_hi = rows_reduce(gate_hi);
-        up_hi = rows_reduce(up_hi);
-    }
-    for (uint j = team.lane; j < ROWS && row0 + j < FF; j += team.lanes)
-        h.data[pair * FF + row0 + j] = silu(rows_pick(j, gate_lo, gate_hi)) * rows_pick(j, up_lo, up_hi);
 }

@@ -1,10 +1,13 @@
-// variants: sg=USE_SUBGROUP
+// variants: sg=USE_SUBGROUP ln=USE_LANES
 /* y[t][out0 + r] = (or +=, with ADD) dot(W[r], x[t]) for matrix rows r < n_rows, sums in f32.
  * Grid: (x, t, z): workgroup x + z * (size of x) takes ROWS matrix rows. Test: test_kernels_dense. */
 #version 450
 #extension GL_GOOGLE_include_directive : require
 #ifdef USE_SUBGROUP
 #extension GL_KHR_shader_subgroup_arithmetic : require
+#endif
+#ifdef USE_LANES
+#extension GL_KHR_shader_subgroup_ballot : require
 #endif
 #include "shared/params.h"
 #include "shared/step.h"
@@ -13,11 +16,14 @@ SPEC_MAT(SPEC_X)
 layout(local_size_x_id = 0) in;
 layout(push_constant) uniform Push { push_mat p; };
 
-layout(std430, set = 0, binding = 0) readonly restrict buffer X { float data[]; } x;
+layout(std430, set = 0, binding = 0) readonly buffer X { float data[]; } x;
+layout(std430, set = 0, binding = 0) readonly buffer X4 { vec4 data[]; } x4;
 layout(std430, set = 0, binding = 1) readonly restrict buffer W { uint data[]; } weights;
 layout(std430, set = 0, binding = 2) restrict buffer Y { float data[]; } y;
 
 #define LOAD_X(i) x.data[i]
+#define LOAD_X4(i) x4.data[i]
+#define X_ALIGNED (K_STRIDE % 4u == 0u)
 #define LOAD_WORD(i) weights.data[i]
 #define WORDS_ALIGNED (ALIGNED != 0u)
 #include "lib/rows.glsl"
@@ -26,23 +32,13 @@ void main()
 {
     uint row0 = (gl_WorkGroupID.x + gl_WorkGroupID.z * gl_NumWorkGroups.x) * ROWS;
     uint t = gl_WorkGroupID.y;
-    row_team team = rows_team();
-    vec4 lo = vec4(0.0), hi = vec4(0.0);
+    vec4 sums = rows_dot(FORMAT, p.w_off, ROW_BYTES, row0, p.n_rows, K, t * K_STRIDE);
 
-    if (team.idle)
-        return;
-    for (uint unit = team.lane; unit < (K + 7u) / 8u; unit += team.lanes) {
-        vec8 v = load_x8(t * K_STRIDE, unit, K);
-        rows_add(FORMAT, p.w_off, ROW_BYTES, row0, p.n_rows, unit, K, v, lo, hi);
-    }
-    lo = rows_reduce(lo);
-    if (ROWS > 4u)
-        hi = rows_reduce(hi);
-    for (uint j = team.lane; j < ROWS && row0 + j < p.n_rows; j += team.lanes) {
-        uint at = t * N_OUT + p.out0 + row0 + j;
-        float v = rows_pick(j, lo, hi);
-        if (ADD != 0u)
-            v += y.data[at];
-        y.data[at] = v;
+    for (uint i = 0u; i < 4u; i++) {
+        uint row = row0 + rows_row(i);
+        if (!rows_has(i) || row >= p.n_rows)
+            break;
+        uint at = t * N_OUT + p.out0 + row;
+        y.data[at] = ADD != 0u ? y.data[at] + sums[i] : sums[i];
     }
 }

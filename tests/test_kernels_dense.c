@@ -182,6 +182,7 @@ struct mat_case {
     uint32_t wg, rows; /* matvec: lanes and rows per workgroup */
     uint32_t off;      /* bytes before the first row */
     bool add, aligned, count_rows;
+    bool tight; /* input rows stand right behind each other */
     bool wild; /* bytes at random: infinite and NaN values occur */
 };
 
@@ -214,11 +215,12 @@ static void mat_want(const struct mat_case *c, const struct kt_matrix *m, const 
 
 static void mat_case(enum gpu_kernel k, const struct mat_case *c)
 {
-    bool many = k == GPU_K_matmul;
-    uint32_t stride = c->k + 3, n_out = c->n_rows + 5, out0 = 2;
-    uint32_t step = many ? TILE_ROWS : c->rows, groups = (c->n_rows + step - 1) / step;
-    struct spec_mat spec = {c->wg, c->k,   n_out,   stride,     c->type,
-                            0,     c->add, c->rows, c->aligned, c->count_rows};
+    bool many = k == GPU_K_matmul || k == GPU_K_matmul_ln;
+    uint32_t stride = c->tight ? c->k : c->k + 3, n_out = c->n_rows + 5, out0 = 2;
+    const struct kt_cut cut = kt_cut(k, c->wg, many ? TILE_ROWS : c->rows);
+    uint32_t groups = (c->n_rows + cut.rows - 1) / cut.rows;
+    struct spec_mat spec = {cut.wg, c->k,   n_out,    stride,     c->type,
+                            0,      c->add, cut.rows, c->aligned, c->count_rows};
     const struct push_mat push = {out0, c->n_rows, c->off};
     /* the other count is made wrong on purpose */
     uint32_t *state = kt_state(c->count_rows ? 500 : c->t, 3, 0, c->count_rows ? c->t : 500);
@@ -245,7 +247,7 @@ static void mat_case(enum gpu_kernel k, const struct mat_case *c)
     kt_run(k, &spec, sizeof(spec), 1, &push, bufs, (uint32_t)(b - bufs), (groups + 2) / 3,
            many ? (c->t + TILE_TOKENS - 1) / TILE_TOKENS : c->t, 3); /* groups folded into x and z */
     snprintf(what, sizeof(what), "%s: type %d, k %u, rows %u, t %u, wg %u, off %u%s",
-             gpu_kernel_info(k)->name, (int)c->type, c->k, c->n_rows, c->t, c->wg, c->off,
+             gpu_kernel_info(k)->name, (int)c->type, c->k, c->n_rows, c->t, cut.wg, c->off,
              c->wild ? ", wild" : "");
     if (c->wild) { /* sizes differ by row: judge each by itself */
         for (size_t i = 0; i < n_y; i++)
@@ -267,25 +269,25 @@ static const struct mat_case matvec_cases[] = {
     {.type = MDL_F32, .k = 256, .n_rows = 9, .t = 1, .wg = 128, .rows = 8, .aligned = true, .add = true},
     {.type = MDL_F16, .k = 1, .n_rows = 5, .t = 2, .wg = 32, .rows = 3},
     {.type = MDL_F16, .k = 333, .n_rows = 21, .t = 1, .wg = 96, .rows = 5, .off = 2, .add = true},
-    {.type = MDL_F16, .k = 512, .n_rows = 12, .t = 1, .wg = 64, .rows = 4, .aligned = true},
+    {.type = MDL_F16, .k = 512, .n_rows = 12, .t = 1, .wg = 64, .rows = 4, .aligned = true, .tight = true},
     {.type = MDL_BF16, .k = 7, .n_rows = 3, .t = 3, .wg = 32, .rows = 2, .off = 6},
     {.type = MDL_BF16, .k = 1023, .n_rows = 7, .t = 1, .wg = 128, .rows = 8, .add = true},
     {.type = MDL_BF16, .k = 264, .n_rows = 30, .t = 1, .wg = 32, .rows = 4, .off = 4, .aligned = true},
     {.type = MDL_Q8_0, .k = 32, .n_rows = 1, .t = 1, .wg = 32, .rows = 4},
-    {.type = MDL_Q8_0, .k = 1120, .n_rows = 23, .t = 2, .wg = 128, .rows = 4, .off = 2, .add = true},
+    {.type = MDL_Q8_0, .k = 1120, .n_rows = 23, .t = 2, .wg = 128, .rows = 4, .off = 2, .add = true, .tight = true},
     {.type = MDL_Q8_0, .k = 96, .n_rows = 25, .t = 1, .wg = 64, .rows = 2, .wild = true},
     {.type = MDL_Q4_0, .k = 32, .n_rows = 2, .t = 1, .wg = 64, .rows = 1, .off = 2},
     {.type = MDL_Q4_0, .k = 736, .n_rows = 33, .t = 1, .wg = 64, .rows = 8, .add = true},
-    {.type = MDL_Q4_0, .k = 96, .n_rows = 25, .t = 2, .wg = 32, .rows = 4, .off = 2, .wild = true},
+    {.type = MDL_Q4_0, .k = 96, .n_rows = 25, .t = 2, .wg = 32, .rows = 4, .off = 2, .wild = true, .tight = true},
     {.type = MDL_F16, .k = 40, .n_rows = 25, .t = 1, .wg = 32, .rows = 4, .off = 2, .wild = true},
 };
 
 static void test_matvec(void **unused)
 {
-    static const enum gpu_kernel kernels[2] = {GPU_K_matvec, GPU_K_matvec_sg};
+    static const enum gpu_kernel kernels[3] = {GPU_K_matvec, GPU_K_matvec_sg, GPU_K_matvec_ln};
 
     (void)unused;
-    for (int v = 0; v < 2; v++)
+    for (int v = 0; v < 3; v++)
         for (uint32_t i = 0; i < COR_COUNT(matvec_cases) && kt_usable(kernels[v]); i++)
             if (kt_wanted(i + (uint32_t)v))
                 mat_case(kernels[v], &matvec_cases[i]);
@@ -296,10 +298,10 @@ static const struct mat_case matmul_cases[] = {
     {.type = MDL_F32, .k = 75, .n_rows = 130, .t = 33, .wg = 128, .off = 2, .add = true},
     {.type = MDL_F16, .k = 161, .n_rows = 65, .t = 5, .wg = 128, .off = 2, .count_rows = true},
     {.type = MDL_F16, .k = 256, .n_rows = 200, .t = 64, .wg = 128, .aligned = true},
-    {.type = MDL_BF16, .k = 300, .n_rows = 64, .t = 40, .wg = 128, .off = 4, .aligned = true, .add = true},
+    {.type = MDL_BF16, .k = 300, .n_rows = 64, .t = 40, .wg = 128, .off = 4, .aligned = true, .add = true, .tight = true},
     {.type = MDL_Q8_0, .k = 32, .n_rows = 3, .t = 2, .wg = 128},
     {.type = MDL_Q8_0, .k = 288, .n_rows = 100, .t = 31, .wg = 128, .off = 2, .count_rows = true},
-    {.type = MDL_Q4_0, .k = 160, .n_rows = 67, .t = 70, .wg = 128, .off = 2},
+    {.type = MDL_Q4_0, .k = 160, .n_rows = 67, .t = 70, .wg = 128, .off = 2, .tight = true},
     {.type = MDL_Q4_0, .k = 96, .n_rows = 70, .t = 3, .wg = 128, .wild = true},
 };
 
@@ -307,8 +309,9 @@ static void test_matmul(void **unused)
 {
     (void)unused;
     for (uint32_t i = 0; i < COR_COUNT(matmul_cases); i++)
-        if (kt_wanted(i))
-            mat_case(GPU_K_matmul, &matmul_cases[i]);
+        for (int v = 0; v < 2 && kt_wanted(i); v++)
+            if (kt_usable(v ? GPU_K_matmul_ln : GPU_K_matmul))
+                mat_case(v ? GPU_K_matmul_ln : GPU_K_matmul, &matmul_cases[i]);
 }
 
 /* ---- swiglu and topk

@@ -178,7 +178,8 @@ static void poison(float *f, size_t n)
 static void expert_step(struct expert_data *d, enum gpu_kernel k, bool down, bool many, bool array)
 {
     const struct expert_case *c = d->c;
-    uint32_t rows = down ? c->dim : c->ff, per_group = many ? TILE_ROWS : c->rows;
+    const struct kt_cut cut = kt_cut(k, c->wg, many ? TILE_ROWS : c->rows);
+    uint32_t rows = down ? c->dim : c->ff;
     size_t n_in = down ? (size_t)d->n_pairs * c->ff : (size_t)c->n_tokens * c->dim,
            n_out = (size_t)d->n_pairs * rows;
     float *out = down ? d->y : d->h;
@@ -194,11 +195,13 @@ static void expert_step(struct expert_data *d, enum gpu_kernel k, bool down, boo
 
     if (!kt_usable(k))
         return;
+    d->pool.spec.wg = cut.wg;
+    d->pool.spec.rows = cut.rows;
     poison(out, n_out);
     for (uint32_t i = 0; !many && i < d->n_pairs; i++) /* not run: not written */
         for (uint32_t r = 0; d->ranks[i] == NONE && r < rows; r++)
             want[(size_t)i * rows + r] = NAN;
-    expert_run(k, array, &d->pool, many ? tiles : one, many ? 4 : 3, (rows + per_group - 1) / per_group,
+    expert_run(k, array, &d->pool, many ? tiles : one, many ? 4 : 3, (rows + cut.rows - 1) / cut.rows,
                many ? d->n_tiles : c->k, many ? 1 : c->n_tokens);
     snprintf(what, sizeof(what), "%s: dim %u, ff %u, formats %d %d %d", gpu_kernel_info(k)->name, c->dim,
              c->ff, (int)c->gate, (int)c->up, (int)c->down);
@@ -215,10 +218,12 @@ static const struct expert_case cases[] = {
 
 static void test_experts(void **unused)
 {
-    static const enum gpu_kernel one[2][4] = {
-        {GPU_K_expert_gate_up, GPU_K_expert_gate_up_sg, GPU_K_expert_gate_up_arr,
-         GPU_K_expert_gate_up_sg_arr},
-        {GPU_K_expert_down, GPU_K_expert_down_sg, GPU_K_expert_down_arr, GPU_K_expert_down_sg_arr}};
+    enum { KINDS = 6 };
+    static const enum gpu_kernel one[2][KINDS] = {
+        {GPU_K_expert_gate_up, GPU_K_expert_gate_up_sg, GPU_K_expert_gate_up_ln, GPU_K_expert_gate_up_arr,
+         GPU_K_expert_gate_up_ln_arr, GPU_K_expert_gate_up_sg_arr},
+        {GPU_K_expert_down, GPU_K_expert_down_sg, GPU_K_expert_down_ln, GPU_K_expert_down_arr,
+         GPU_K_expert_down_ln_arr, GPU_K_expert_down_sg_arr}};
 
     (void)unused;
     for (uint32_t i = 0; i < COR_COUNT(cases); i++) {
@@ -228,13 +233,13 @@ static void test_experts(void **unused)
         if (c.n_tokens > 3)
             c.n_tokens = 3;
         expert_make(&d, &c);
-        for (uint32_t v = 0; v < 4; v++) {
-            bool all = v == 0 || v == 3; /* the others differ from these in one way each */
+        for (uint32_t v = 0; v < KINDS; v++) {
+            bool all = v == 0 || v >= 4; /* the others differ from these in one way each */
 
             if (!kt_wanted(i) || (!all && i % 4 != 1))
                 continue;
-            expert_step(&d, one[0][v], false, false, v >= 2);
-            expert_step(&d, one[1][v], true, false, v >= 2);
+            expert_step(&d, one[0][v], false, false, v >= 3);
+            expert_step(&d, one[1][v], true, false, v >= 3);
         }
         expert_free(&d);
     }
@@ -253,7 +258,11 @@ static void test_expert_tiles(void **unused)
         expert_make(&d, &c);
         expert_step(&d, GPU_K_expert_gate_up_tile_arr, false, true, true);
         expert_step(&d, GPU_K_expert_down_tile_arr, true, true, true);
+        expert_step(&d, GPU_K_expert_gate_up_tile_ln_arr, false, true, true);
+        expert_step(&d, GPU_K_expert_down_tile_ln_arr, true, true, true);
         if (i == 3) {
+            expert_step(&d, GPU_K_expert_gate_up_tile_ln, false, true, false);
+            expert_step(&d, GPU_K_expert_down_tile_ln, true, true, false);
             expert_step(&d, GPU_K_expert_gate_up_tile, false, true, false);
             expert_step(&d, GPU_K_expert_down_tile, true, true, false);
         }

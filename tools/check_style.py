@@ -170,7 +170,7 @@ def main():
                 error(path, number, "a path of some machine")
         if suffix in CODE + (".py", ".sh", ".cmake"):
             for number, line in enumerate(lines, 1):
-                if len(re.sub(r"\s*\\$", "", line)) > COLUMNS:
+                if len(re.sub(r"\s*\\$", "", line)) > COLUMNS and not line.startswith("// variants:"):
                     error(path, number, "%d columns" % len(line))
         if suffix == ".py":
             ast.parse(text, path)

@@ -155,6 +155,8 @@ static void query_properties2(struct gpu_phys *p)
     p->caps.subgroup_size = sg.subgroupSize;
     p->caps.subgroup =
         (sg.supportedStages & VK_SHADER_STAGE_COMPUTE_BIT) && (sg.supportedOperations & ops) == ops;
+    p->caps.broadcast = p->caps.subgroup && sg.subgroupSize >= 4 &&
+                        (sg.supportedOperations & VK_SUBGROUP_FEATURE_BALLOT_BIT);
     snprintf(p->info.driver, sizeof(p->info.driver), "%s",
              drv.driverName[0] ? drv.driverName : "unknown driver");
     if (drv.driverInfo[0])
@@ -320,12 +322,12 @@ done:
 
 #define CLAMP_FLAGS(X)                                                                                 \
     X(f16, f16)                                                                                        \
-    X(subgroup, subgroup)                                                                              \
+    X(subgroup, subgroup) X(broadcast, broadcast)                                                      \
     X(dot8, dot8) X(bda, bda) X(budget, budget) X(hostimport, host_import) X(transfer, transfer_queue) \
         X(array, array) X(uma, uma) X(coherent, coherent)
 
 #define WORDS                                                                                              \
-    "-f16 -subgroup -dot8 -bda -budget -hostimport -transfer -array -uma -coherent range= buffers= heap= " \
+    "-f16 -subgroup -broadcast -dot8 -bda -budget -hostimport -transfer -array -uma -coherent range= buffers= heap= " \
     "alloc="
 
 static bool is_word(const char *w, size_t n, const char *word)
@@ -415,8 +417,10 @@ enum vkmoe_status gpu_caps_clamp(struct gpu_caps *caps, const char *list, struct
         if (*list == ',')
             list++;
     }
-    if (!caps->subgroup)
+    if (!caps->subgroup) {
         caps->subgroup_size = 0;
+        caps->broadcast = false;
+    }
 done:
     return st;
 }
@@ -424,5 +428,5 @@ done:
 bool gpu_caps_allow(const struct gpu_caps *caps, uint32_t needs)
 {
     return (!(needs & GPU_NEED_SUBGROUP) || caps->subgroup) && (!(needs & GPU_NEED_ARRAY) || caps->array) &&
-           (!(needs & GPU_NEED_F16) || caps->f16);
+           (!(needs & GPU_NEED_F16) || caps->f16) && (!(needs & GPU_NEED_BROADCAST) || caps->broadcast);
 }

@@ -12,11 +12,12 @@
 #define GPU_NEED_SUBGROUP 1u /* subgroup arithmetic (basic + arithmetic operations in compute) */
 #define GPU_NEED_ARRAY 2u    /* dynamic indexing of an array of storage buffers */
 #define GPU_NEED_F16 8u      /* fp16 arithmetic */
+#define GPU_NEED_BROADCAST 4u /* subgroup broadcasts (ballot operations in compute), four lanes or more */
 
 /* X(name, push struct, storage buffers before the segments, segments: 0 none / 1 binding or array, needs).
  * With segments, the binding behind the listed ones holds them: one buffer, or an array of N_SEGS (_arr
  * modules). NAME_sg reduces with subgroup operations, NAME in shared memory; NAME_arr indexes the array of
- * segments. */
+ * segments. NAME_ln: rows on lanes, for narrow devices (shaders/lib/lanes.glsl). */
 #define GPU_KERNEL_LIST(X)                                                                                   \
     X(publish, push_none, 6, 0, GPU_NEED_NONE)                                                               \
     X(embed, push_embed, 3, 0, GPU_NEED_NONE)                                                                \
@@ -24,7 +25,9 @@
     X(rmsnorm_sg, push_none, 4, 0, GPU_NEED_SUBGROUP)                                                        \
     X(matvec, push_mat, 3, 0, GPU_NEED_NONE)                                                                 \
     X(matvec_sg, push_mat, 3, 0, GPU_NEED_SUBGROUP)                                                          \
+    X(matvec_ln, push_mat, 3, 0, GPU_NEED_BROADCAST)                                                         \
     X(matmul, push_mat, 4, 0, GPU_NEED_NONE)                                                                 \
+    X(matmul_ln, push_mat, 4, 0, GPU_NEED_BROADCAST)                                                         \
     X(rope_kv, push_none, 6, 0, GPU_NEED_NONE)                                                               \
     X(attn_one, push_none, 7, 0, GPU_NEED_NONE)                                                              \
     X(attn_one_sg, push_none, 7, 0, GPU_NEED_SUBGROUP)                                                       \
@@ -36,14 +39,22 @@
     X(expert_gate_up_sg, push_expert, 3, 1, GPU_NEED_SUBGROUP)                                               \
     X(expert_gate_up_arr, push_expert, 3, 1, GPU_NEED_ARRAY)                                                 \
     X(expert_gate_up_sg_arr, push_expert, 3, 1, GPU_NEED_SUBGROUP | GPU_NEED_ARRAY)                          \
+    X(expert_gate_up_ln, push_expert, 3, 1, GPU_NEED_BROADCAST)                                              \
+    X(expert_gate_up_ln_arr, push_expert, 3, 1, GPU_NEED_BROADCAST | GPU_NEED_ARRAY)                         \
     X(expert_down, push_expert, 3, 1, GPU_NEED_NONE)                                                         \
     X(expert_down_sg, push_expert, 3, 1, GPU_NEED_SUBGROUP)                                                  \
     X(expert_down_arr, push_expert, 3, 1, GPU_NEED_ARRAY)                                                    \
     X(expert_down_sg_arr, push_expert, 3, 1, GPU_NEED_SUBGROUP | GPU_NEED_ARRAY)                             \
+    X(expert_down_ln, push_expert, 3, 1, GPU_NEED_BROADCAST)                                                 \
+    X(expert_down_ln_arr, push_expert, 3, 1, GPU_NEED_BROADCAST | GPU_NEED_ARRAY)                            \
     X(expert_gate_up_tile, push_expert, 4, 1, GPU_NEED_NONE)                                                 \
     X(expert_gate_up_tile_arr, push_expert, 4, 1, GPU_NEED_ARRAY)                                            \
+    X(expert_gate_up_tile_ln, push_expert, 4, 1, GPU_NEED_BROADCAST)                                         \
+    X(expert_gate_up_tile_ln_arr, push_expert, 4, 1, GPU_NEED_BROADCAST | GPU_NEED_ARRAY)                    \
     X(expert_down_tile, push_expert, 4, 1, GPU_NEED_NONE)                                                    \
     X(expert_down_tile_arr, push_expert, 4, 1, GPU_NEED_ARRAY)                                               \
+    X(expert_down_tile_ln, push_expert, 4, 1, GPU_NEED_BROADCAST)                                            \
+    X(expert_down_tile_ln_arr, push_expert, 4, 1, GPU_NEED_BROADCAST | GPU_NEED_ARRAY)                       \
     X(swiglu, push_none, 2, 0, GPU_NEED_NONE)                                                                \
     X(combine, push_none, 4, 0, GPU_NEED_NONE)                                                               \
     X(copy_rows, push_rows, 3, 0, GPU_NEED_NONE)                                                             \

@@ -5,7 +5,6 @@
 
 #define TILE_WG     128u /* mat-mul, expert tiles and attention of many have no other size */
 #define MATVEC_UNIT 8u   /* elements that one lane takes at a time */
-#define NARROW      16u  /* subgroups up to this size */
 
 static uint32_t f32_bits(float f)
 {
@@ -60,36 +59,51 @@ static void spread(const struct run_graph *g, uint32_t n, struct run_dim grid[3]
     grid[2] = run_fixed(z);
 }
 
-/* Devices with narrow subgroups run lanes one after the other or nearly so: software drivers, small phone
- * GPUs. Fewer lanes with more work each pay there (docs/SPEED.md). */
-static bool narrow(const struct run_graph *g)
+static const struct run_variants *variants_of(const struct run_graph *g)
 {
-    return caps_of(g)->subgroup_size <= NARROW;
+    return &g->model->variants;
 }
 
 /* Workgroup of kernels that take any size. */
 static uint32_t lanes(const struct run_graph *g)
 {
-    return narrow(g) ? 32 : 128;
+    return variants_of(g)->lanes;
+}
+
+/* Devices whose lanes run one after the other: a few are better than many that idle. */
+static uint32_t few_lanes(const struct run_graph *g)
+{
+    return caps_of(g)->subgroup_size <= RUN_NARROW ? 8 : 32;
 }
 
 /* Matrix rows per workgroup of mat-vec kernels. */
 static uint32_t matvec_rows(const struct run_graph *g)
 {
-    return narrow(g) ? 8 : 4;
+    return variants_of(g)->core == RUN_CORE_LANES ? 4 * caps_of(g)->subgroup_size : variants_of(g)->rows;
 }
 
-/* Workgroup of mat-vec kernels for rows of k elements. With subgroup arithmetic: one subgroup. Else as many
- * lanes as a row has units, within 128; narrow devices: 8. */
+/* Workgroup of mat-vec kernels for rows of k elements: one subgroup; without one as many lanes as a row has
+ * units, within 128, on narrow devices 8. */
 static uint32_t row_lanes(const struct run_graph *g, uint32_t k)
 {
-    uint32_t wg = narrow(g) ? 8 : 32;
+    uint32_t wg = few_lanes(g), most = wg == 8 ? 8 : 128;
 
-    if (caps_of(g)->subgroup)
+    if (variants_of(g)->core != RUN_CORE_SHARED)
         return caps_of(g)->subgroup_size;
-    while (!narrow(g) && wg < 128 && wg * MATVEC_UNIT < k)
+    while (wg < most && wg * MATVEC_UNIT < k)
         wg *= 2;
     return wg;
+}
+
+/* Matrix rows and lanes per workgroup of tile kernels. */
+static uint32_t tile_rows(const struct run_graph *g)
+{
+    return variants_of(g)->tile == RUN_TILE_LANES ? 8 * caps_of(g)->subgroup_size : TILE_ROWS;
+}
+
+static uint32_t tile_lanes(const struct run_graph *g)
+{
+    return variants_of(g)->tile == RUN_TILE_LANES ? caps_of(g)->subgroup_size : TILE_WG;
 }
 
 static bool word_aligned(enum mdl_type t, uint64_t row_bytes)
@@ -102,6 +116,21 @@ static bool word_aligned(enum mdl_type t, uint64_t row_bytes)
 static enum gpu_kernel pick(const struct run_graph *g, enum gpu_kernel base, enum gpu_kernel subgroup)
 {
     return gpu_kernel_usable(g->model->dev, subgroup) ? subgroup : base;
+}
+
+/* By row core. */
+static enum gpu_kernel matvec_kernel(const struct run_graph *g)
+{
+    static const enum gpu_kernel kernels[RUN_CORES] = {GPU_K_matvec, GPU_K_matvec_sg, GPU_K_matvec_ln};
+
+    return kernels[variants_of(g)->core];
+}
+
+static enum gpu_kernel matmul_kernel(const struct run_graph *g)
+{
+    static const enum gpu_kernel kernels[RUN_TILES] = {GPU_K_matmul, GPU_K_matmul_ln};
+
+    return kernels[variants_of(g)->tile];
 }
 
 #define PUT(g, k, spec, binds, push, ...)                                                  \
@@ -136,31 +165,31 @@ static void matrix_piece(const struct run_graph *g, const struct run_matrix *m, 
                          uint32_t out0, const struct mat_use *u)
 {
     const struct spec_mat spec = {
-        .wg = u->many ? TILE_WG : row_lanes(g, m->cols),
+        .wg = u->many ? tile_lanes(g) : row_lanes(g, m->cols),
         .k = m->cols,
         .n_out = u->n_out,
         .k_stride = u->k_stride,
         .format = m->type,
         .row_bytes = (uint32_t)m->row_bytes,
         .add = u->add,
-        .rows = matvec_rows(g),
+        .rows = u->many ? tile_rows(g) : matvec_rows(g),
         .aligned = word_aligned(m->type, m->row_bytes),
         .count_rows = u->count_rows,
     };
     const struct push_mat push = {.out0 = out0 + p->row0, .n_rows = p->n_rows, .w_off = 0};
     struct run_dim grid[3];
 
-    spread(g, div_up(p->n_rows, u->many ? TILE_ROWS : matvec_rows(g)), grid);
+    spread(g, div_up(p->n_rows, spec.rows), grid);
     if (u->many) {
         const struct gpu_bind binds[] = {whole(g->state->state), u->in, weights(g, p), u->out};
 
         grid[1] = run_per(u->count_rows ? DIM_ROWS : DIM_TOKENS, TILE_TOKENS);
-        run_dispatch(g->prog, GPU_K_matmul, &spec, sizeof(spec), 1, binds, COR_COUNT(binds), &push, grid);
+        run_dispatch(g->prog, matmul_kernel(g), &spec, sizeof(spec), 1, binds, COR_COUNT(binds), &push, grid);
     } else {
         const struct gpu_bind binds[] = {u->in, weights(g, p), u->out};
 
         grid[1] = DIM_1;
-        run_dispatch(g->prog, pick(g, GPU_K_matvec, GPU_K_matvec_sg), &spec, sizeof(spec), 1, binds,
+        run_dispatch(g->prog, matvec_kernel(g), &spec, sizeof(spec), 1, binds,
                      COR_COUNT(binds), &push, grid);
     }
 }
@@ -296,18 +325,24 @@ static void swiglu(const struct run_graph *g)
 
 enum { GATE_UP, DOWN };
 
-/* The module for a step of the experts: [step][many][array][subgroup]. */
+/* The module for a step of the experts. */
 static enum gpu_kernel expert_kernel(const struct run_graph *g, int step)
 {
-    static const enum gpu_kernel tile[2][2] = {{GPU_K_expert_gate_up_tile, GPU_K_expert_gate_up_tile_arr},
-                                               {GPU_K_expert_down_tile, GPU_K_expert_down_tile_arr}};
-    static const enum gpu_kernel one[2][2][2] = {
-        {{GPU_K_expert_gate_up, GPU_K_expert_gate_up_sg},
-         {GPU_K_expert_gate_up_arr, GPU_K_expert_gate_up_sg_arr}},
-        {{GPU_K_expert_down, GPU_K_expert_down_sg}, {GPU_K_expert_down_arr, GPU_K_expert_down_sg_arr}}};
+    static const enum gpu_kernel tile[2][RUN_TILES][2] = {
+        {{GPU_K_expert_gate_up_tile, GPU_K_expert_gate_up_tile_arr},
+         {GPU_K_expert_gate_up_tile_ln, GPU_K_expert_gate_up_tile_ln_arr}},
+        {{GPU_K_expert_down_tile, GPU_K_expert_down_tile_arr},
+         {GPU_K_expert_down_tile_ln, GPU_K_expert_down_tile_ln_arr}}};
+    static const enum gpu_kernel one[2][RUN_CORES][2] = {
+        {{GPU_K_expert_gate_up, GPU_K_expert_gate_up_arr},
+         {GPU_K_expert_gate_up_sg, GPU_K_expert_gate_up_sg_arr},
+         {GPU_K_expert_gate_up_ln, GPU_K_expert_gate_up_ln_arr}},
+        {{GPU_K_expert_down, GPU_K_expert_down_arr},
+         {GPU_K_expert_down_sg, GPU_K_expert_down_sg_arr},
+         {GPU_K_expert_down_ln, GPU_K_expert_down_ln_arr}}};
     bool array = g->model->pool.array;
 
-    return g->many ? tile[step][array] : pick(g, one[step][array][0], one[step][array][1]);
+    return g->many ? tile[step][variants_of(g)->tile][array] : one[step][variants_of(g)->core][array];
 }
 
 static struct spec_expert expert_spec(const struct run_graph *g, uint32_t layer, int step)
@@ -320,7 +355,7 @@ static struct spec_expert expert_spec(const struct run_graph *g, uint32_t layer,
                                    : word_aligned(at->down, mdl_row_bytes(at->down, c->ff_expert));
 
     return (struct spec_expert){
-        .wg = g->many ? TILE_WG : row_lanes(g, step == GATE_UP ? c->dim : c->ff_expert),
+        .wg = g->many ? tile_lanes(g) : row_lanes(g, step == GATE_UP ? c->dim : c->ff_expert),
         .dim = c->dim,
         .ff = c->ff_expert,
         .n_experts = c->n_experts,
@@ -333,7 +368,7 @@ static struct spec_expert expert_spec(const struct run_graph *g, uint32_t layer,
         .slot_stride = pool->slot_bytes,
         .slots_per_seg = pool->slots_per_seg,
         .n_segs = pool->array ? pool->n_segs : 1,
-        .rows = matvec_rows(g),
+        .rows = g->many ? tile_rows(g) : matvec_rows(g),
         .aligned = aligned,
     };
 }
@@ -355,8 +390,8 @@ static void expert_step(const struct run_graph *g, uint32_t layer, int step)
     const struct spec_expert spec = expert_spec(g, layer, step);
     uint32_t rows = step == GATE_UP ? c->ff_expert : c->dim, first, n, head = 0;
     struct gpu_bind binds[RUN_EXPERT_BINDINGS + RUN_MAX_SEGMENTS];
-    const struct run_dim many[3] = {run_fixed(div_up(rows, TILE_ROWS)), {DIM_DEVICE, 0}, DIM_1};
-    const struct run_dim one[3] = {run_fixed(div_up(rows, matvec_rows(g))), run_fixed(c->n_experts_used),
+    const struct run_dim many[3] = {run_fixed(div_up(rows, spec.rows)), {DIM_DEVICE, 0}, DIM_1};
+    const struct run_dim one[3] = {run_fixed(div_up(rows, spec.rows)), run_fixed(c->n_experts_used),
                                    DIM_1};
 
     binds[head++] = act(g, step == GATE_UP ? &s->xn : &s->h);
@@ -406,7 +441,7 @@ static void find_slots(const struct run_graph *g, uint32_t layer)
         PUT(g, GPU_K_group, spec, binds, push, DIM_1, DIM_1, DIM_1);
     } else {
         const struct spec_resolve few = {
-            .wg = narrow(g) ? 8 : 32, .n_experts = c->n_experts, .k_used = c->n_experts_used};
+            .wg = few_lanes(g), .n_experts = c->n_experts, .k_used = c->n_experts_used};
         const struct push_resolve push = {.layer = layer, .next = next, .after = after};
         const struct gpu_bind binds[] = {whole(s->state),   act(g, &s->sel),   whole(pool->table),
                                          act(g, &s->ranks), whole(s->mailbox), whole(g->prog->args),

@@ -157,6 +157,7 @@ enum vkmoe_status run_model_plan(struct run_model **out, struct gpu_device *dev,
     if (!m)
         return cor_fail(err, VKMOE_ERR_MEMORY, "%s: no memory for the model", path);
     m->dev = dev;
+    run_variants_default(&m->variants, gpu_device_caps(dev));
     TRY(mdl_open(&m->mdl, path, err));
     TRY(allow_existing(m, err));
     TRY(run_weights_plan(&m->weights, dev, m->mdl, err));

@@ -4,12 +4,14 @@
 #define RUN_MODEL_H
 
 #include "run/pool.h"
+#include "run/variants.h"
 
 struct run_model {
     struct gpu_device *dev;
     struct mdl_model *mdl;
     struct run_weights weights;
     struct run_pool pool;
+    struct run_variants variants; /* kernels of this device; recorders read them */
     uint32_t *allowed;     /* experts that may be chosen at all: n_layers x run_mask_words */
     bool auto_budget;      /* the pool follows the device's free memory */
     uint64_t reserve;      /* bytes that auto leaves free */

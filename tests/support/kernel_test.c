@@ -15,7 +15,9 @@
 #define KT_PROGRAM_rmsnorm_sg              KT_DENSE
 #define KT_PROGRAM_matvec                  KT_DENSE
 #define KT_PROGRAM_matvec_sg               KT_DENSE
+#define KT_PROGRAM_matvec_ln               KT_DENSE
 #define KT_PROGRAM_matmul                  KT_DENSE
+#define KT_PROGRAM_matmul_ln               KT_DENSE
 #define KT_PROGRAM_rope_kv                 KT_ATTN
 #define KT_PROGRAM_attn_one                KT_ATTN
 #define KT_PROGRAM_attn_one_sg             KT_ATTN
@@ -27,14 +29,22 @@
 #define KT_PROGRAM_expert_gate_up_sg       KT_MOE
 #define KT_PROGRAM_expert_gate_up_arr      KT_MOE
 #define KT_PROGRAM_expert_gate_up_sg_arr   KT_MOE
+#define KT_PROGRAM_expert_gate_up_ln       KT_MOE
+#define KT_PROGRAM_expert_gate_up_ln_arr   KT_MOE
 #define KT_PROGRAM_expert_down             KT_MOE
 #define KT_PROGRAM_expert_down_sg          KT_MOE
 #define KT_PROGRAM_expert_down_arr         KT_MOE
 #define KT_PROGRAM_expert_down_sg_arr      KT_MOE
+#define KT_PROGRAM_expert_down_ln          KT_MOE
+#define KT_PROGRAM_expert_down_ln_arr      KT_MOE
 #define KT_PROGRAM_expert_gate_up_tile     KT_MOE
 #define KT_PROGRAM_expert_gate_up_tile_arr KT_MOE
+#define KT_PROGRAM_expert_gate_up_tile_ln  KT_MOE
+#define KT_PROGRAM_expert_gate_up_tile_ln_arr KT_MOE
 #define KT_PROGRAM_expert_down_tile        KT_MOE
 #define KT_PROGRAM_expert_down_tile_arr    KT_MOE
+#define KT_PROGRAM_expert_down_tile_ln     KT_MOE
+#define KT_PROGRAM_expert_down_tile_ln_arr KT_MOE
 #define KT_PROGRAM_swiglu                  KT_DENSE
 #define KT_PROGRAM_combine                 KT_MOE
 #define KT_PROGRAM_copy_rows               KT_STEP
@@ -138,6 +148,16 @@ bool kt_usable(enum gpu_kernel k)
                       (unsigned)gpu_kernel_info(k)->needs);
     skipped[k] = true;
     return false;
+}
+
+struct kt_cut kt_cut(enum gpu_kernel k, uint32_t wg, uint32_t rows)
+{
+    const char *name = gpu_kernel_info(k)->name;
+    uint32_t subgroup = gpu_device_caps(dev)->subgroup_size;
+
+    if (strstr(name, "_ln"))
+        return (struct kt_cut){subgroup, (strstr(name, "tile") || strstr(name, "matmul") ? 8 : 4) * subgroup};
+    return (struct kt_cut){wg, rows};
 }
 
 bool kt_wanted(uint32_t i)

@@ -33,6 +33,12 @@ int kt_main(enum kt_program program, const struct CMUnitTest *tests, size_t n);
 /* False, counted and printed once: the device lacks what the kernel needs. */
 bool kt_usable(enum gpu_kernel k);
 
+/* Workgroup and matrix rows per workgroup: those given, but for kernels with rows on lanes the only ones. */
+struct kt_cut {
+    uint32_t wg, rows;
+};
+struct kt_cut kt_cut(enum gpu_kernel k, uint32_t wg, uint32_t rows);
+
 /* One case in four on the robust device, all on the plain one: drivers take long to compile. */
 bool kt_wanted(uint32_t i);
 

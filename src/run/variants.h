@@ -1,0 +1,49 @@
+/* Which of several kernels for one thing a device uses, and how they are cut. All compute the same. Defaults
+ * come from the device's limits and subgroup size; `vkmoe tune` measures. */
+#ifndef RUN_VARIANTS_H
+#define RUN_VARIANTS_H
+
+#include "gpu/device.h"
+
+/* How a workgroup shares out the rows of a matrix times one vector. */
+enum run_core {
+    RUN_CORE_SHARED,   /* lanes along a row, sums in shared memory: every device */
+    RUN_CORE_SUBGROUP, /* one subgroup along a row */
+    RUN_CORE_LANES,    /* a subgroup, four rows on each lane: where loads are dear (shaders/lib/lanes.glsl) */
+    RUN_CORES
+};
+
+/* The same for a matrix times many vectors. */
+enum run_tile {
+    RUN_TILE_SHARED, /* 64 rows x 32 vectors staged in shared memory */
+    RUN_TILE_LANES,  /* a subgroup with eight rows x four vectors on each lane */
+    RUN_TILES
+};
+
+/* X(field, default for wide and for narrow devices are in variants.c; values worth measuring) */
+#define RUN_VARIANT_LIST(X)                                                   \
+    X(core, {RUN_CORE_SHARED, RUN_CORE_SUBGROUP, RUN_CORE_LANES})             \
+    X(rows, {2, 4, 8}) /* matrix rows per workgroup of the first two cores */ \
+    X(tile, {RUN_TILE_SHARED, RUN_TILE_LANES})                                \
+    X(lanes, {32, 64, 128, 256}) /* workgroup of kernels that take any size */
+
+struct run_variants {
+#define RUN_X(field, ...) uint32_t field;
+    RUN_VARIANT_LIST(RUN_X)
+#undef RUN_X
+};
+
+#define RUN_NARROW 16u /* subgroups up to this size: lanes that run one after the other or nearly so */
+
+void run_variants_default(struct run_variants *v, const struct gpu_caps *caps);
+/* False: the device lacks what they need, or a value is none that kernels take. */
+bool run_variants_usable(const struct run_variants *v, const struct gpu_caps *caps);
+/* Changes v by "core=lanes,rows=4": names of cores and tiles (shared, subgroup, lanes) or numbers.
+ *
+ * Errors: VKMOE_ERR_ARGUMENT names the word that is unknown, or that the device cannot. */
+enum vkmoe_status run_variants_parse(struct run_variants *v, const char *list, const struct gpu_caps *caps,
+                                     struct vkmoe_err *err);
+/* The same text of all fields; returns dst. */
+char *run_variants_text(const struct run_variants *v, char *dst, size_t n);
+
+#endif
