@@ -210,6 +210,14 @@ done:
     return st;
 }
 
+/* Pipelines are made while experts are read and uploaded. */
+static void begin_pipelines(void *user, const struct run_model *m)
+{
+    const struct run_session_params sp = session_params(user, &m->mdl->config);
+
+    run_session_foresee(m, &sp);
+}
+
 enum vkmoe_status vkmoe_model_open(vkmoe_model **out, vkmoe_device *dev, const char *path,
                                    const struct vkmoe_model_params *params, struct vkmoe_err *err)
 {
@@ -230,6 +238,8 @@ enum vkmoe_status vkmoe_model_open(vkmoe_model **out, vkmoe_device *dev, const c
     TRY(run_model_plan(&m->run, dev->gpu, path, err));
     c = &m->run->mdl->config;
     TRY(model_params(m->run, params, &mp, &hot, &mask, err));
+    mp.placed = begin_pipelines;
+    mp.placed_user = params ? (void *)(uintptr_t)params->session : NULL;
     TRY(run_model_load(m->run, &mp, &progress, err));
     m->info = (struct vkmoe_model_info){
         .vocab_size = c->vocab_size,

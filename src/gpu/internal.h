@@ -164,7 +164,8 @@ struct gpu_device {
     VkPipelineCache cache;
     char *cache_path;    /* NULL: not kept on disk */
     uint64_t cache_sum;  /* of the blob that was loaded */
-    uint32_t n_compiled; /* pipelines that did not come from the cache */
+    atomic_uint n_compiled; /* pipelines that did not come from the cache */
+    struct gpu_ahead *ahead; /* threads that make pipelines; NULL: none so far */
     struct gpu_pipeline *pipelines;
     VkShaderModule modules[GPU_KERNEL_COUNT]; /* made on first use */
     char *shader_dir;                         /* files that stand in for built-in modules; NULL: none */
@@ -233,9 +234,25 @@ struct gpu_pipeline {
     uint32_t *spec;
     VkDescriptorSetLayout set_layout;
     VkPipelineLayout layout;
+    VkShaderModule module; /* the device's */
     VkPipeline vk;
     bool from_cache; /* by VK_EXT_pipeline_creation_feedback */
+    /* Under the lock of ahead.c once its threads run */
+    enum { GPU_RAW, GPU_BUSY /* somebody compiles it */, GPU_MADE } made;
+    bool wished; /* for a thread to make, which tries once */
 };
+
+/* Compiles a prepared pipeline; any thread may, one at a time per pipeline. */
+VkResult gpu_pipeline_compile(struct gpu_device *dev, struct gpu_pipeline *p);
+
+/* Locks the list of pipelines and what stands in them, where there are threads. */
+void gpu_ahead_lock(struct gpu_device *dev);
+void gpu_ahead_unlock(struct gpu_device *dev);
+/* Waits while another thread compiles p; true: it is not made, and the caller compiles it now. */
+bool gpu_ahead_claim(struct gpu_device *dev, struct gpu_pipeline *p);
+void gpu_ahead_made(struct gpu_device *dev, struct gpu_pipeline *p, bool good);
+/* Ends the threads when they have finished what is in hand. */
+void gpu_ahead_stop(struct gpu_device *dev);
 
 void gpu_pipelines_close(struct gpu_device *dev);
 

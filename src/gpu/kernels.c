@@ -144,11 +144,11 @@ static enum vkmoe_status create_layouts(struct gpu_device *dev, struct gpu_pipel
 /* ---- pipelines
  * ---------------------------------------------------------------------------------------------- */
 
-static enum vkmoe_status compile(struct gpu_device *dev, struct gpu_pipeline *p, struct vkmoe_err *err)
+#define SPEC_WORDS 32 /* at most */
+
+VkResult gpu_pipeline_compile(struct gpu_device *dev, struct gpu_pipeline *p)
 {
-    enum vkmoe_status st = VKMOE_OK;
-    const char *name = kernels[p->kernel].name;
-    VkSpecializationMapEntry *map = cor_array(p->n_spec + 1, sizeof(*map));
+    VkSpecializationMapEntry map[SPEC_WORDS];
     VkSpecializationInfo spec = {p->n_spec, map, p->n_spec * sizeof(uint32_t), p->spec};
     VkPipelineCreationFeedbackEXT whole = {0}, stage = {0};
     VkPipelineCreationFeedbackCreateInfoEXT fb = {
@@ -156,8 +156,7 @@ static enum vkmoe_status compile(struct gpu_device *dev, struct gpu_pipeline *p,
     VkComputePipelineCreateInfo ci = {.sType = VK_STRUCTURE_TYPE_COMPUTE_PIPELINE_CREATE_INFO};
     VkResult r;
 
-    if (!map)
-        return cor_fail(err, VKMOE_ERR_MEMORY, "kernel %s: no memory for its constants", name);
+    assert(p->n_spec <= SPEC_WORDS);
     for (uint32_t i = 0; i < p->n_spec; i++) {
         map[i].constantID = i;
         map[i].offset = i * (uint32_t)sizeof(uint32_t);
@@ -166,6 +165,7 @@ static enum vkmoe_status compile(struct gpu_device *dev, struct gpu_pipeline *p,
     ci.stage.sType = VK_STRUCTURE_TYPE_PIPELINE_SHADER_STAGE_CREATE_INFO;
     ci.stage.stage = VK_SHADER_STAGE_COMPUTE_BIT;
     ci.stage.pName = "main";
+    ci.stage.module = p->module;
     ci.stage.pSpecializationInfo = &spec;
     ci.layout = p->layout;
     if (dev->caps.exec_props)
@@ -177,19 +177,16 @@ static enum vkmoe_status compile(struct gpu_device *dev, struct gpu_pipeline *p,
         fb.pPipelineStageCreationFeedbacks = &stage;
         ci.pNext = &fb;
     }
-    TRY(get_module(&ci.stage.module, dev, p->kernel, err));
     r = VK_CALL(dev->fn.vkCreateComputePipelines(dev->vk, dev->cache, 1, &ci, NULL, &p->vk));
     if (r != VK_SUCCESS) {
         p->vk = VK_NULL_HANDLE;
-        TRY(gpu_fail(dev, r, "compiling kernel", name, err));
+        return r;
     }
     p->from_cache = (whole.flags & VK_PIPELINE_CREATION_FEEDBACK_VALID_BIT_EXT) &&
                     (whole.flags & VK_PIPELINE_CREATION_FEEDBACK_APPLICATION_PIPELINE_CACHE_HIT_BIT_EXT);
-    dev->n_compiled += !p->from_cache;
-    gpu_name(dev, VK_OBJECT_TYPE_PIPELINE, (uint64_t)p->vk, name);
-done:
-    cor_free(map);
-    return st;
+    atomic_fetch_add(&dev->n_compiled, !p->from_cache);
+    gpu_name(dev, VK_OBJECT_TYPE_PIPELINE, (uint64_t)p->vk, kernels[p->kernel].name);
+    return VK_SUCCESS;
 }
 
 static void destroy_pipeline(struct gpu_device *dev, struct gpu_pipeline *p)
@@ -224,23 +221,25 @@ static enum vkmoe_status check_request(const struct gpu_device *dev, enum gpu_ke
     return VKMOE_OK;
 }
 
-enum vkmoe_status gpu_pipeline_get(struct gpu_pipeline **out, struct gpu_device *dev, enum gpu_kernel k,
-                                   const void *spec, size_t spec_bytes, uint32_t n_segs,
-                                   struct vkmoe_err *err)
+static struct gpu_pipeline *find(const struct gpu_device *dev, enum gpu_kernel k, const void *spec,
+                                 size_t spec_bytes, uint32_t n_segs)
+{
+    assert((unsigned)k < GPU_KERNEL_COUNT && spec_bytes >= 4 && spec_bytes % sizeof(uint32_t) == 0 && n_segs);
+    for (struct gpu_pipeline *p = dev->pipelines; p; p = p->next)
+        if (p->kernel == k && p->n_segs == n_segs && p->n_spec * sizeof(uint32_t) == spec_bytes &&
+            !memcmp(p->spec, spec, spec_bytes))
+            return p;
+    return NULL;
+}
+
+/* All of a pipeline that costs next to nothing. */
+static enum vkmoe_status prepare(struct gpu_pipeline **out, struct gpu_device *dev, enum gpu_kernel k,
+                                 const void *spec, size_t spec_bytes, uint32_t n_segs, struct vkmoe_err *err)
 {
     enum vkmoe_status st = VKMOE_OK;
-    struct gpu_pipeline *p;
+    struct gpu_pipeline *p = NULL;
     uint32_t wg;
 
-    *out = NULL;
-    assert((unsigned)k < GPU_KERNEL_COUNT && spec_bytes >= sizeof(wg) && spec_bytes % sizeof(uint32_t) == 0 &&
-           n_segs);
-    for (p = dev->pipelines; p; p = p->next)
-        if (p->kernel == k && p->n_segs == n_segs && p->n_spec * sizeof(uint32_t) == spec_bytes &&
-            !memcmp(p->spec, spec, spec_bytes)) {
-            *out = p;
-            return VKMOE_OK;
-        }
     memcpy(&wg, spec, sizeof(wg));
     TRY(gpu_alive(dev, err));
     TRY(check_request(dev, k, wg, n_segs, err));
@@ -252,17 +251,54 @@ enum vkmoe_status gpu_pipeline_get(struct gpu_pipeline **out, struct gpu_device 
     p->n_spec = (uint32_t)(spec_bytes / sizeof(uint32_t));
     p->spec = cor_alloc(spec_bytes);
     if (!p->spec)
-        FAIL(VKMOE_ERR_MEMORY, "kernel %s: no memory for the pipeline", kernels[k].name);
+        FAIL(VKMOE_ERR_MEMORY, "kernel %s: no memory for its constants", kernels[k].name);
     memcpy(p->spec, spec, spec_bytes);
     TRY(create_layouts(dev, p, err));
-    TRY(compile(dev, p, err));
+    TRY(get_module(&p->module, dev, k, err));
+    gpu_ahead_lock(dev);
     p->next = dev->pipelines;
     dev->pipelines = p;
+    gpu_ahead_unlock(dev);
     *out = p;
     p = NULL;
 done:
     destroy_pipeline(dev, p);
     return st;
+}
+
+enum vkmoe_status gpu_pipeline_get(struct gpu_pipeline **out, struct gpu_device *dev, enum gpu_kernel k,
+                                   const void *spec, size_t spec_bytes, uint32_t n_segs,
+                                   struct vkmoe_err *err)
+{
+    enum vkmoe_status st = VKMOE_OK;
+    struct gpu_pipeline *p = find(dev, k, spec, spec_bytes, n_segs);
+    VkResult r;
+
+    *out = NULL;
+    if (!p)
+        TRY(prepare(&p, dev, k, spec, spec_bytes, n_segs, err));
+    if (gpu_ahead_claim(dev, p)) {
+        r = gpu_pipeline_compile(dev, p);
+        gpu_ahead_made(dev, p, r == VK_SUCCESS);
+        if (r != VK_SUCCESS)
+            TRY(gpu_fail(dev, r, "compiling kernel", kernels[k].name, err));
+    }
+    *out = p;
+done:
+    return st;
+}
+
+void gpu_pipeline_wish(struct gpu_device *dev, enum gpu_kernel k, const void *spec, size_t spec_bytes,
+                       uint32_t n_segs)
+{
+    struct gpu_pipeline *p = find(dev, k, spec, spec_bytes, n_segs);
+    struct vkmoe_err err;
+
+    if (p || prepare(&p, dev, k, spec, spec_bytes, n_segs, &err) != VKMOE_OK)
+        return; /* who asks for it is told why */
+    gpu_ahead_lock(dev);
+    p->wished = true;
+    gpu_ahead_unlock(dev);
 }
 
 bool gpu_pipeline_from_cache(const struct gpu_pipeline *p)
@@ -272,6 +308,7 @@ bool gpu_pipeline_from_cache(const struct gpu_pipeline *p)
 
 void gpu_pipelines_close(struct gpu_device *dev)
 {
+    gpu_ahead_stop(dev);
     while (dev->pipelines) {
         struct gpu_pipeline *next = dev->pipelines->next;
 

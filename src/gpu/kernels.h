@@ -96,6 +96,13 @@ enum vkmoe_status gpu_pipeline_get(struct gpu_pipeline **out, struct gpu_device 
                                    const void *spec,
                                    size_t spec_bytes, uint32_t n_segs, struct vkmoe_err *err);
 
+/* Asks for a pipeline ahead of its use: from gpu_pipelines_ahead on, threads make all that were wished for,
+ * while the caller uploads or records. Never fails: gpu_pipeline_get makes what they did not, and says why it
+ * cannot. */
+void gpu_pipeline_wish(struct gpu_device *dev, enum gpu_kernel k, const void *spec, size_t spec_bytes,
+                       uint32_t n_segs);
+void gpu_pipelines_ahead(struct gpu_device *dev);
+
 /* True when the driver took it from the pipeline cache (VK_EXT_pipeline_creation_feedback; false where that
  * is absent). */
 bool gpu_pipeline_from_cache(const struct gpu_pipeline *p);

@@ -82,10 +82,10 @@ uint64_t run_arena_bytes(const struct run_arena *a)
 
 struct gpu_bind run_arena_bind(const struct run_arena *a, const struct run_region *r)
 {
-    return (struct gpu_bind){.buf = a->chunks[r->chunk], .off = r->off, .bytes = r->bytes};
+    return (struct gpu_bind){.buf = a->chunks ? a->chunks[r->chunk] : NULL, .off = r->off, .bytes = r->bytes};
 }
 
 struct gpu_buffer *run_arena_buffer(const struct run_arena *a, const struct run_region *r)
 {
-    return a->chunks[r->chunk];
+    return a->chunks ? a->chunks[r->chunk] : NULL;
 }

@@ -26,6 +26,7 @@ enum vkmoe_status run_arena_plan(struct run_arena *a, uint64_t bytes, const char
 enum vkmoe_status run_arena_create(struct run_arena *a, const char *name, struct vkmoe_err *err);
 void run_arena_close(struct run_arena *a);
 uint64_t run_arena_bytes(const struct run_arena *a); /* planned, all buffers */
+/* The buffer is NULL before create. */
 struct gpu_bind run_arena_bind(const struct run_arena *a, const struct run_region *r);
 struct gpu_buffer *run_arena_buffer(const struct run_arena *a, const struct run_region *r);
 

@@ -205,6 +205,8 @@ enum vkmoe_status run_model_load(struct run_model *m, const struct run_model_par
         progress->total += run_pool_load_bytes(&m->pool, all ? NULL : p->hot, p->n_hot);
     TRY(run_weights_load(&m->weights, m->mdl, progress, err));
     TRY(run_pool_create(&m->pool, &pp, err));
+    if (p->placed)
+        p->placed(p->placed_user, m);
     if (all)
         TRY(run_pool_load_all(&m->pool, progress, err));
     else if (p->hot)

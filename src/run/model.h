@@ -34,6 +34,9 @@ struct run_model_params {
     /* Expert mask, n_layers x run_mask_words: others are never loaded; NULL: all. */
     const uint32_t *allowed;
     uint32_t doc_experts; /* document pools of so many experts per layer must have room; 0 */
+    /* Called when weights and pool have their memory, before experts are loaded; NULL: not. */
+    void (*placed)(void *user, const struct run_model *m);
+    void *placed_user;
 };
 
 /* Words of an expert mask per layer. */

@@ -57,6 +57,34 @@ done:
     return st;
 }
 
+/* Everything of one program, dry. A failure here is met again by who records. */
+static void foresee(const struct run_model *m, const struct run_state *s, bool many, bool by_layer)
+{
+    struct run_program prog;
+    const struct run_graph g = {.prog = &prog, .model = m, .state = s, .many = many, .by_layer = by_layer};
+    struct vkmoe_err err;
+
+    if (run_program_create_dry(&prog, m->dev, 2 * m->mdl->config.n_layers + 2, run_count_dispatches(m),
+                               &err) == VKMOE_OK) {
+        run_record_embed(&g);
+        for (uint32_t l = 0; l < m->mdl->config.n_layers; l++) {
+            run_record_attention(&g, l);
+            run_record_experts(&g, l);
+        }
+        run_record_head(&g, false);
+    }
+    run_program_close(&prog);
+}
+
+void run_pass_foresee(const struct run_model *m, const struct run_state *s)
+{
+    foresee(m, s, false, false);
+    if (s->chunk > 1)
+        foresee(m, s, true, false);
+    if (s->by_layer)
+        foresee(m, s, true, true);
+}
+
 static enum vkmoe_status record_rows(struct run_pass *p, struct vkmoe_err *err)
 {
     const struct run_graph g = {.prog = &p->rows, .model = p->model, .state = p->state, .many = true};

@@ -6,11 +6,9 @@
 
 #define PUBLISH_WG 128
 
-enum vkmoe_status run_program_create(struct run_program *p, struct gpu_device *dev, const char *name,
-                                     uint32_t cap_parts, uint32_t cap_dispatches, struct vkmoe_err *err)
+static enum vkmoe_status create_lists(struct run_program *p, struct gpu_device *dev, const char *name,
+                                      uint32_t cap_parts, uint32_t cap_dispatches, struct vkmoe_err *err)
 {
-    enum vkmoe_status st = VKMOE_OK;
-
     memset(p, 0, sizeof(*p));
     p->dev = dev;
     p->name = name;
@@ -22,13 +20,34 @@ enum vkmoe_status run_program_create(struct run_program *p, struct gpu_device *d
     p->tmpl = cor_array(TMPL_HEAD + (size_t)cap_dispatches * TMPL_WORDS, 4);
     p->list = cor_array((size_t)cap_parts + 2, sizeof(*p->list));
     if (!p->parts || !p->first || !p->barriers || !p->tmpl || !p->list)
-        FAIL(VKMOE_ERR_MEMORY, "%s: no memory for %u dispatches", name, cap_dispatches);
+        return cor_fail(err, VKMOE_ERR_MEMORY, "%s: no memory for %u dispatches", name, cap_dispatches);
+    return VKMOE_OK;
+}
+
+enum vkmoe_status run_program_create(struct run_program *p, struct gpu_device *dev, const char *name,
+                                     uint32_t cap_parts, uint32_t cap_dispatches, struct vkmoe_err *err)
+{
+    enum vkmoe_status st = VKMOE_OK;
+
+    TRY(create_lists(p, dev, name, cap_parts, cap_dispatches, err));
     TRY(gpu_buffer_create(&p->tmpl_buf, dev, (TMPL_HEAD + (uint64_t)cap_dispatches * TMPL_WORDS) * 4,
                           GPU_MEM_DEVICE, "argument template", err));
     TRY(gpu_buffer_create(&p->args, dev, (uint64_t)cap_dispatches * 12, GPU_MEM_DEVICE, "arguments", err));
     for (uint32_t i = 0; i < GPU_IN_FLIGHT; i++)
         TRY(gpu_cmds_create(&p->publish[i], dev, "publish", err));
 done:
+    return st;
+}
+
+enum vkmoe_status run_program_create_dry(struct run_program *p, struct gpu_device *dev, uint32_t cap_parts,
+                                         uint32_t cap_dispatches, struct vkmoe_err *err)
+{
+    const struct spec_publish spec = {.wg = PUBLISH_WG};
+    enum vkmoe_status st = create_lists(p, dev, "dry", cap_parts, cap_dispatches, err);
+
+    p->dry = true;
+    if (st == VKMOE_OK)
+        gpu_pipeline_wish(dev, GPU_K_publish, &spec, sizeof(spec), 1);
     return st;
 }
 
@@ -62,12 +81,14 @@ void run_part_begin(struct run_program *p)
         keep(p, cor_fail(&p->err, VKMOE_ERR_LIMIT, "%s: more than %u parts", p->name, p->cap_parts));
         return;
     }
-    keep(p, gpu_cmds_create(&p->parts[p->n_parts], p->dev, p->name, &p->err));
+    if (!p->dry)
+        keep(p, gpu_cmds_create(&p->parts[p->n_parts], p->dev, p->name, &p->err));
     if (p->st != VKMOE_OK)
         return;
     p->barriers[p->n_parts] = 0;
     p->first[p->n_parts++] = p->n_dispatches;
-    gpu_cmds_begin(p->parts[p->n_parts - 1]);
+    if (!p->dry)
+        gpu_cmds_begin(p->parts[p->n_parts - 1]);
 }
 
 uint32_t run_dispatch(struct run_program *p, enum gpu_kernel k, const void *spec, size_t spec_bytes,
@@ -80,6 +101,10 @@ uint32_t run_dispatch(struct run_program *p, enum gpu_kernel k, const void *spec
     if (p->st == VKMOE_OK && p->n_dispatches == p->cap_dispatches)
         keep(p,
              cor_fail(&p->err, VKMOE_ERR_LIMIT, "%s: more than %u dispatches", p->name, p->cap_dispatches));
+    if (p->st == VKMOE_OK && p->dry) {
+        gpu_pipeline_wish(p->dev, k, spec, spec_bytes, n_segs);
+        return p->n_dispatches++;
+    }
     if (p->st == VKMOE_OK)
         keep(p, gpu_pipeline_get(&pipe, p->dev, k, spec, spec_bytes, n_segs, &p->err));
     if (p->st != VKMOE_OK)
@@ -95,7 +120,7 @@ uint32_t run_dispatch(struct run_program *p, enum gpu_kernel k, const void *spec
 
 void run_barrier(struct run_program *p, enum gpu_barrier kind)
 {
-    if (p->st != VKMOE_OK)
+    if (p->st != VKMOE_OK || p->dry)
         return;
     gpu_cmds_barrier(p->parts[p->n_parts - 1], kind);
     p->barriers[p->n_parts - 1]++;
@@ -104,13 +129,13 @@ void run_barrier(struct run_program *p, enum gpu_barrier kind)
 void run_copy(struct run_program *p, struct gpu_buffer *src, uint64_t src_off, struct gpu_buffer *dst,
               uint64_t bytes)
 {
-    if (p->st == VKMOE_OK)
+    if (p->st == VKMOE_OK && !p->dry)
         gpu_cmds_copy(p->parts[p->n_parts - 1], src, src_off, dst, 0, bytes);
 }
 
 void run_part_end(struct run_program *p)
 {
-    if (p->st == VKMOE_OK)
+    if (p->st == VKMOE_OK && !p->dry)
         keep(p, gpu_cmds_end(p->parts[p->n_parts - 1], &p->err));
 }
 

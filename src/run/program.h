@@ -30,6 +30,7 @@ struct run_program {
     uint32_t *first;                         /* index of each part's first dispatch */
     uint32_t *barriers;                      /* of each part */
     uint32_t n_parts, cap_parts, n_dispatches, cap_dispatches;
+    bool dry;       /* recording only wishes for the pipelines it needs: gpu_pipeline_wish */
     uint32_t *tmpl; /* host copy */
     struct gpu_buffer *tmpl_buf, *args;
     enum vkmoe_status st; /* first failure while recording */
@@ -44,6 +45,9 @@ struct run_publish {
 /* cap: more dispatches than will be recorded fail the recording. */
 enum vkmoe_status run_program_create(struct run_program *p, struct gpu_device *dev, const char *name,
                                      uint32_t cap_parts, uint32_t cap_dispatches, struct vkmoe_err *err);
+/* A program that records nothing: buffers that are bound need not exist. Not finished, not submitted. */
+enum vkmoe_status run_program_create_dry(struct run_program *p, struct gpu_device *dev, uint32_t cap_parts,
+                                         uint32_t cap_dispatches, struct vkmoe_err *err);
 void run_program_close(struct run_program *p);
 
 /* Recording: parts in order, each with its dispatches and barriers. Errors are kept and reported by finish.

@@ -76,6 +76,19 @@ enum vkmoe_status run_session_bytes(uint64_t *bytes, const struct run_model *m,
     return st;
 }
 
+void run_session_foresee(const struct run_model *m, const struct run_session_params *p)
+{
+    const struct run_state_params sp = state_params(p);
+    struct run_state s;
+    struct vkmoe_err err;
+
+    if (run_state_plan(&s, m, &sp, &err) == VKMOE_OK) {
+        run_pass_foresee(m, &s);
+        gpu_pipelines_ahead(m->dev);
+    }
+    run_state_close(&s);
+}
+
 enum vkmoe_status run_session_create(struct run_session **out, struct run_model *m,
                                      const struct run_session_params *p, struct vkmoe_err *err)
 {

@@ -23,6 +23,9 @@ struct run_session;
 /* Device bytes of such a session; the model need not be loaded yet. */
 enum vkmoe_status run_session_bytes(uint64_t *bytes, const struct run_model *m,
                                     const struct run_session_params *p, struct vkmoe_err *err);
+/* Has threads make the pipelines of such a session while the caller does something else: any time after weights
+ * and pool have their memory. */
+void run_session_foresee(const struct run_model *m, const struct run_session_params *p);
 enum vkmoe_status run_session_create(struct run_session **out, struct run_model *m,
                                      const struct run_session_params *p, struct vkmoe_err *err);
 void run_session_destroy(struct run_session *s);
