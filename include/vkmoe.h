@@ -153,6 +153,8 @@ struct vkmoe_kernel_time {
     const char *kernel;
     uint64_t count; /* dispatches since opening or reset, those that had nothing to do too */
     double ms;      /* on the device, in all */
+    double bytes;   /* that had to be read and written at least once, by the shapes */
+    double flops;   /* additions and multiplications */
 };
 
 /* Times of entry `index`, kernels that were dispatched only, in no order; false behind the last, and without
@@ -349,8 +351,8 @@ VKMOE_API const float *vkmoe_session_logits(const vkmoe_session *ses);
 
 /* The best logits after the last token fed, among ids below n_tokens_used: best first, equals by the lower id.
  *
- * Returns how many there are: n_top of the session (fewer where the model has fewer tokens), 0 before the first
- * feed and without n_top. *ids and *logits belong to the session, valid until the next call on it. */
+ * Returns how many there are: n_top of the session (fewer where the model has fewer tokens), 0 before the
+ * first feed and without n_top. *ids and *logits belong to the session, valid until the next call on it. */
 VKMOE_API uint32_t vkmoe_session_top(const vkmoe_session *ses, const int32_t **ids, const float **logits);
 
 /* What the router chose at one layer for the tokens [pos, pos + n_tokens): (n_tokens, n_experts_used) pairs
@@ -431,6 +433,19 @@ struct vkmoe_session_counts {
 };
 
 VKMOE_API void vkmoe_session_get_counts(const vkmoe_session *ses, struct vkmoe_session_counts *counts);
+
+/* What one decoded token has to move and compute, by the shapes of what is recorded. Each byte counts once
+ * per command that uses it, whatever caches do. */
+struct vkmoe_session_cost {
+    uint64_t weight_bytes;     /* of matrices, norms and chosen experts */
+    uint64_t cache_bytes;      /* of keys and values that attention reads */
+    uint64_t activation_bytes; /* between commands, read and written, and what is written to the cache */
+    uint64_t flops;            /* additions and multiplications */
+};
+
+/* For a token at position pos, all its experts resident. */
+VKMOE_API void vkmoe_session_get_cost(const vkmoe_session *ses, uint32_t pos,
+                                      struct vkmoe_session_cost *cost);
 
 /* ---- sampling ------------------------------------------------------------------------------------------ */
 

@@ -373,6 +373,43 @@ static void pipelines(void **state)
         assert_true(gpu_kernel_info((enum gpu_kernel)k)->n_buffers >= 2);
 }
 
+/* Pipelines that threads make are those that are asked for; who asks first waits or makes it himself. Wishes
+ * that cannot be had are told when they are asked for, and closing ends threads in the middle of their work.
+ */
+static void pipelines_ahead(void **state)
+{
+    enum { N = 24 };
+    const uint64_t before = gpu_instance_validation_count(inst);
+
+    (void)state;
+    for (int asked = 0; asked <= N; asked += N / 2) {
+        struct gpu_device *dev = open_device(NULL);
+        const struct spec_topk bad = {1u << 20, 100, 100, 1, 0};
+        struct vkmoe_err err = {0};
+        struct gpu_pipeline *p;
+
+        for (uint32_t round = 0; round < 2; round++) {
+            for (uint32_t i = round * N / 2; i < (round + 1) * N / 2; i++) {
+                const struct spec_topk s = {32, 100 + i, 100 + i, 1, 0};
+
+                gpu_pipeline_wish(dev, GPU_K_topk, &s, sizeof(s), 1);
+                gpu_pipeline_wish(dev, GPU_K_topk, &s, sizeof(s), 1);
+            }
+            gpu_pipeline_wish(dev, GPU_K_topk, &bad, sizeof(bad), 1);
+            gpu_pipelines_ahead(dev);
+        }
+        for (uint32_t i = 0; i < (uint32_t)asked; i++) {
+            const struct spec_topk s = {32, 100 + i, 100 + i, 1, 0};
+
+            p = make_pipeline(dev, GPU_K_topk, &s, sizeof(s));
+            assert_ptr_equal(make_pipeline(dev, GPU_K_topk, &s, sizeof(s)), p);
+        }
+        assert_int_equal(gpu_pipeline_get(&p, dev, GPU_K_topk, &bad, sizeof(bad), 1, &err), VKMOE_ERR_LIMIT);
+        gpu_device_close(dev);
+    }
+    quiet(before);
+}
+
 struct rig { /* the best of a row, twice, with a copy before and indirect arguments written by publish */
     struct gpu_device *dev;
     struct gpu_buffer *src, *logits, *step, *tmpl, *args, *state, *table, *mail;
@@ -776,6 +813,7 @@ int main(void)
         cmocka_unit_test(budgets),
         cmocka_unit_test(transfers),
         cmocka_unit_test(pipelines),
+        cmocka_unit_test(pipelines_ahead),
         cmocka_unit_test(kernel_times),
         cmocka_unit_test(commands),
         cmocka_unit_test(recording_errors),

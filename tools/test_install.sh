@@ -33,6 +33,13 @@ for language in c cpp; do
     "$place/$language-build/consumer"
 done
 
+echo "--- sizes, stripped"
+for file in "$root/bin/vkmoe" "$(readlink -f "$libdir/libvkmoe.so")"; do
+    bytes=$(stat -c %s "$file")
+    echo "$(basename "$file"): $bytes bytes"
+    [ "$bytes" -lt 3000000 ]
+done
+
 echo "--- exported names against the header"
 nm -D --defined-only "$libdir/libvkmoe.so" | awk '{print $3}' | sort -u >"$place/exported"
 gcc -E -P -DVKMOE_BUILD_SHARED include/vkmoe.h | tr '\n' ' ' | grep -o 'visibility("default"))) [^;(]*(' |

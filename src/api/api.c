@@ -125,8 +125,11 @@ bool vkmoe_device_kernel_time(const vkmoe_device *dev, uint32_t index, struct vk
     for (uint32_t k = 0; t && k < GPU_KERNEL_COUNT; k++) {
         if (!t[k].count || index--)
             continue;
-        *time = (struct vkmoe_kernel_time){
-            .kernel = gpu_kernel_info((enum gpu_kernel)k)->name, .count = t[k].count, .ms = t[k].ns / 1e6};
+        *time = (struct vkmoe_kernel_time){.kernel = gpu_kernel_info((enum gpu_kernel)k)->name,
+                                           .count = t[k].count,
+                                           .ms = t[k].ns / 1e6,
+                                           .bytes = t[k].bytes,
+                                           .flops = t[k].flops};
         return true;
     }
     return false;
@@ -516,6 +519,17 @@ void vkmoe_session_get_stats(const vkmoe_session *ses, struct vkmoe_session_stat
                                           .overlapped = from->overlapped,
                                           .kv_bytes = run_arena_bytes(&state->kv_arena),
                                           .state_bytes = run_arena_bytes(&state->act)};
+}
+
+void vkmoe_session_get_cost(const vkmoe_session *ses, uint32_t pos, struct vkmoe_session_cost *cost)
+{
+    struct gpu_amount sum;
+
+    run_session_amount(ses->run, pos, &sum);
+    *cost = (struct vkmoe_session_cost){.weight_bytes = sum.weights,
+                                        .cache_bytes = sum.cache,
+                                        .activation_bytes = sum.activations,
+                                        .flops = sum.flops};
 }
 
 void vkmoe_session_get_counts(const vkmoe_session *ses, struct vkmoe_session_counts *counts)

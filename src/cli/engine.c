@@ -64,6 +64,7 @@ enum vkmoe_status cli_engine_load(struct cli_engine *e, uint64_t pool_bytes, str
     TRY(vkmoe_model_open(&e->mdl, e->dev, e->path, &mp, err));
     TRY(vkmoe_session_create(&e->ses, e->mdl, &e->params, err));
     TRY(cli_choice_step(&e->choice, e->ses, 0, err));
+    cli_engine_profile_begin(e);
 done:
     cli_progress_end(&bar);
     return st;

@@ -21,6 +21,7 @@ struct cli_engine {
     char path[4096];                    /* of the model */
     struct vkmoe_session_params params; /* of ses */
     struct xp_trace_writer *tracer;     /* of --route-trace; NULL: none */
+    uint64_t profile_since;             /* the last table of --profile, or the opening */
 };
 
 #define CLI_ENGINE_DEFAULTS          \
@@ -96,8 +97,10 @@ enum vkmoe_status cli_engine_feed(struct cli_engine *e, const int32_t *ids, size
 /* Fails, with a line for people, when n tokens are none or more than the context. */
 enum vkmoe_status cli_engine_check_prompt(const struct cli_engine *e, size_t n, struct vkmoe_err *err);
 
-/* With --profile: a table of what kernels took since the last one, headed by `what`, to stderr. */
-void cli_engine_profile(const struct cli_engine *e, const char *what);
+/* With --profile: a table of what kernels took and moved since the last one or since begin, headed by `what`,
+ * beside the time that went by; to stderr. */
+void cli_engine_profile(struct cli_engine *e, const char *what);
+void cli_engine_profile_begin(struct cli_engine *e);
 
 /* "NAME, DRIVER VERSION" */
 void cli_engine_device_line(const struct cli_engine *e, char *dst, size_t n);

@@ -26,6 +26,7 @@ struct gpu_cmds {
     VkDescriptorBufferInfo *infos; /* scratch, n_infos */
     uint32_t n_infos;
     struct gpu_queries *queries; /* NULL: not timed */
+    struct gpu_cost cost;        /* of the next dispatch */
     const struct gpu_pipeline *bound;
     bool recording, ready;
     enum vkmoe_status st; /* of the recording */
@@ -282,6 +283,18 @@ static bool bind(struct gpu_cmds *c, const struct gpu_pipeline *p, const struct 
     return true;
 }
 
+void gpu_cmds_cost(struct gpu_cmds *c, const struct gpu_cost *cost)
+{
+    c->cost = *cost;
+}
+
+static void stamp(struct gpu_cmds *c, const struct gpu_pipeline *p, bool after)
+{
+    gpu_queries_stamp(c->queries, c->dev, c->cmd, p->kernel, &c->cost, after);
+    if (after)
+        memset(&c->cost, 0, sizeof(c->cost));
+}
+
 void gpu_cmds_dispatch(struct gpu_cmds *c, struct gpu_pipeline *p, const struct gpu_bind *binds,
                        uint32_t n_binds, const void *push, uint32_t x, uint32_t y, uint32_t z)
 {
@@ -293,9 +306,9 @@ void gpu_cmds_dispatch(struct gpu_cmds *c, struct gpu_pipeline *p, const struct 
                       c->dev->info.name, gpu_kernel_info(p->kernel)->name, x, y, z, max));
     if (!bind(c, p, binds, n_binds, push))
         return;
-    gpu_queries_stamp(c->queries, c->dev, c->cmd, p->kernel, false);
+    stamp(c, p, false);
     c->dev->fn.vkCmdDispatch(c->cmd, x, y, z);
-    gpu_queries_stamp(c->queries, c->dev, c->cmd, p->kernel, true);
+    stamp(c, p, true);
 }
 
 void gpu_cmds_dispatch_indirect(struct gpu_cmds *c, struct gpu_pipeline *p, const struct gpu_bind *binds,
@@ -305,9 +318,9 @@ void gpu_cmds_dispatch_indirect(struct gpu_cmds *c, struct gpu_pipeline *p, cons
     assert(args_off % 4 == 0 && args_off + 12 <= args->bytes);
     if (!bind(c, p, binds, n_binds, push))
         return;
-    gpu_queries_stamp(c->queries, c->dev, c->cmd, p->kernel, false);
+    stamp(c, p, false);
     c->dev->fn.vkCmdDispatchIndirect(c->cmd, args->vk, args_off);
-    gpu_queries_stamp(c->queries, c->dev, c->cmd, p->kernel, true);
+    stamp(c, p, true);
 }
 
 void gpu_cmds_barrier(struct gpu_cmds *c, enum gpu_barrier kind)

@@ -14,6 +14,29 @@ struct gpu_bind {
 
 struct gpu_cmds;
 
+/* What the tokens of a step are to a dispatch. */
+struct gpu_step {
+    uint32_t n_tokens, pos; /* of the first of them */
+    uint32_t n_rows;        /* of the output head */
+};
+
+/* What a dispatch reads, writes and computes: bytes that must move at least once, whatever caches do. */
+struct gpu_cost {
+    uint64_t weights, weights_most; /* per token; in all at most */
+    uint64_t activations;           /* per token, read and written */
+    uint64_t cache;                 /* per token and position that it sees, itself included */
+    uint64_t flops, flops_cache;    /* per token; per token and position */
+    bool rows;                      /* "token" above is a row of the output head */
+};
+
+struct gpu_amount {
+    uint64_t weights, activations, cache; /* bytes */
+    uint64_t flops;
+};
+
+/* Adds what the cost comes to in a step. */
+void gpu_cost_add(struct gpu_amount *sum, const struct gpu_cost *cost, const struct gpu_step *step);
+
 enum gpu_barrier {
     GPU_BARRIER_COMPUTE,  /* shader writes -> shader reads and writes */
     GPU_BARRIER_ARGS,     /* shader writes -> shader reads and writes, and indirect arguments */
@@ -35,6 +58,8 @@ void gpu_cmds_dispatch(struct gpu_cmds *c, struct gpu_pipeline *p, const struct 
 void gpu_cmds_dispatch_indirect(struct gpu_cmds *c, struct gpu_pipeline *p, const struct gpu_bind *binds,
                                 uint32_t n_binds,
                                 const void *push, struct gpu_buffer *args, uint64_t args_off);
+/* Of the next dispatch; without it a dispatch costs nothing. Only profiles look at it. */
+void gpu_cmds_cost(struct gpu_cmds *c, const struct gpu_cost *cost);
 void gpu_cmds_barrier(struct gpu_cmds *c, enum gpu_barrier kind);
 void gpu_cmds_copy(struct gpu_cmds *c, struct gpu_buffer *src, uint64_t src_off, struct gpu_buffer *dst,
                    uint64_t dst_off, uint64_t bytes);
@@ -52,11 +77,14 @@ enum vkmoe_status gpu_wait(struct gpu_device *dev, uint64_t timeout_ns, const ch
 struct gpu_kernel_time {
     uint64_t count; /* dispatches, those with empty grids too */
     double ns;
+    double bytes, flops; /* by the costs of dispatches; of those that an absent expert emptied too */
 };
 
 /* Sums by kernel since opening or reset, of what gpu_wait has seen end: GPU_KERNEL_COUNT entries. NULL unless
  * the device was opened with `profile`. */
 const struct gpu_kernel_time *gpu_profile_times(const struct gpu_device *dev);
+/* What costs are reckoned for in submits from now on. */
+void gpu_profile_step(struct gpu_device *dev, const struct gpu_step *step);
 void gpu_profile_reset(struct gpu_device *dev);
 
 #endif

@@ -194,7 +194,7 @@ enum vkmoe_status gpu_queries_create(struct gpu_queries **out, struct gpu_device
 void gpu_queries_destroy(struct gpu_queries *q, struct gpu_device *dev);
 void gpu_queries_begin(struct gpu_queries *q, struct gpu_device *dev, VkCommandBuffer cmd);
 void gpu_queries_stamp(struct gpu_queries *q, struct gpu_device *dev, VkCommandBuffer cmd, enum gpu_kernel k,
-                       bool after);
+                       const struct gpu_cost *cost, bool after);
 void gpu_profile_submitted(struct gpu_device *dev, struct gpu_queries *q);
 void gpu_profile_collect(struct gpu_device *dev); /* after a wait */
 

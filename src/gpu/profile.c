@@ -1,5 +1,5 @@
-/* Times of kernels by timestamp queries around every recorded dispatch. Owns query pools and sums; off unless
- * the device was opened for it. */
+/* Times of kernels by timestamp queries around every recorded dispatch, and what they moved by their costs.
+ * Owns query pools and sums; off unless the device was opened for it. */
 #include <string.h>
 
 #include "gpu/internal.h"
@@ -11,13 +11,16 @@ struct gpu_queries {
     VkQueryPool pool;
     uint32_t n; /* dispatches */
     uint16_t kernels[DISPATCHES];
+    struct gpu_cost costs[DISPATCHES];
 };
 
 struct gpu_profile {
     struct gpu_kernel_time times[GPU_KERNEL_COUNT];
     double tick_ns;
-    uint64_t mask; /* valid bits of a timestamp */
+    uint64_t mask;        /* valid bits of a timestamp */
+    struct gpu_step step; /* of the next submits */
     struct gpu_queries *submitted[SUBMITS_MAX];
+    struct gpu_step steps[SUBMITS_MAX]; /* of those submitted */
     uint32_t n_submitted;
     uint64_t stamps[2 * DISPATCHES];
 };
@@ -76,8 +79,10 @@ void gpu_queries_destroy(struct gpu_queries *q, struct gpu_device *dev)
     if (!q)
         return;
     for (uint32_t i = 0; p && i < p->n_submitted; i++)
-        if (p->submitted[i] == q)
-            p->submitted[i--] = p->submitted[--p->n_submitted];
+        if (p->submitted[i] == q) {
+            p->submitted[i] = p->submitted[--p->n_submitted];
+            p->steps[i--] = p->steps[p->n_submitted];
+        }
     if (!dev->hung)
         dev->fn.vkDestroyQueryPool(dev->vk, q->pool, NULL);
     cor_free(q);
@@ -92,21 +97,42 @@ void gpu_queries_begin(struct gpu_queries *q, struct gpu_device *dev, VkCommandB
 }
 
 void gpu_queries_stamp(struct gpu_queries *q, struct gpu_device *dev, VkCommandBuffer cmd, enum gpu_kernel k,
-                       bool after)
+                       const struct gpu_cost *cost, bool after)
 {
     if (!q || q->n == DISPATCHES)
         return;
     dev->fn.vkCmdWriteTimestamp(cmd, VK_PIPELINE_STAGE_BOTTOM_OF_PIPE_BIT, q->pool, 2 * q->n + after);
-    if (after)
+    if (after) {
+        q->costs[q->n] = *cost;
         q->kernels[q->n++] = (uint16_t)k;
+    }
+}
+
+void gpu_cost_add(struct gpu_amount *sum, const struct gpu_cost *cost, const struct gpu_step *step)
+{
+    const uint64_t n = cost->rows ? step->n_rows : step->n_tokens;
+    const uint64_t seen = n * step->pos + n * (n + 1) / 2, weights = cost->weights * n;
+
+    sum->weights += weights < cost->weights_most ? weights : cost->weights_most;
+    sum->activations += cost->activations * n;
+    sum->cache += cost->cache * seen;
+    sum->flops += cost->flops * n + cost->flops_cache * seen;
+}
+
+void gpu_profile_step(struct gpu_device *dev, const struct gpu_step *step)
+{
+    if (dev->profile)
+        dev->profile->step = *step;
 }
 
 void gpu_profile_submitted(struct gpu_device *dev, struct gpu_queries *q)
 {
     struct gpu_profile *p = dev->profile;
 
-    if (p && q && q->n && p->n_submitted < SUBMITS_MAX)
+    if (p && q && q->n && p->n_submitted < SUBMITS_MAX) {
+        p->steps[p->n_submitted] = p->step;
         p->submitted[p->n_submitted++] = q;
+    }
 }
 
 /* A command buffer that was submitted twice since the last wait has kept its second run only. */
@@ -122,9 +148,14 @@ void gpu_profile_collect(struct gpu_device *dev)
             continue;
         for (uint32_t j = 0; j < q->n; j++) {
             uint64_t ticks = (p->stamps[2 * j + 1] - p->stamps[2 * j]) & p->mask;
+            struct gpu_kernel_time *t = &p->times[q->kernels[j]];
+            struct gpu_amount amount = {0};
 
-            p->times[q->kernels[j]].count++;
-            p->times[q->kernels[j]].ns += (double)ticks * p->tick_ns;
+            gpu_cost_add(&amount, &q->costs[j], &p->steps[i]);
+            t->count++;
+            t->ns += (double)ticks * p->tick_ns;
+            t->bytes += (double)(amount.weights + amount.activations + amount.cache);
+            t->flops += (double)amount.flops;
         }
     }
     if (p)

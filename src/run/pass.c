@@ -161,6 +161,11 @@ enum vkmoe_status run_pass_refresh(struct run_pass *p, struct vkmoe_err *err)
     return record_programs(p, err);
 }
 
+void run_pass_amount(const struct run_pass *p, uint32_t pos, struct gpu_amount *sum)
+{
+    run_program_amount(&p->one, &(struct gpu_step){.n_tokens = 1, .n_rows = 1, .pos = pos}, sum);
+}
+
 void run_pass_counts(const struct run_pass *p, struct vkmoe_session_counts *counts)
 {
     uint32_t d, b;
@@ -219,6 +224,7 @@ static enum vkmoe_status submit(struct run_pass *p, struct run_program *prog, co
     memcpy(step + STEP_TOKENS, in->tokens, in->n_tokens * sizeof(*in->tokens));
     step[STEP_N_CHANGES] = run_pool_pending(&p->model->pool, step + STEP_TOKENS + d->chunk);
     TRY(gpu_buffer_flush(buf, 0, gpu_buffer_bytes(buf), err));
+    gpu_profile_step(p->model->dev, &(struct gpu_step){in->n_tokens, in->pos, in->n_rows});
     TRY(run_program_submit(prog, p->turn, from, to, p->finish, err));
     run_pool_published(&p->model->pool);
     p->turn = (p->turn + 1) % GPU_IN_FLIGHT;

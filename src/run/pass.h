@@ -51,12 +51,14 @@ struct run_pass {
 enum vkmoe_status run_pass_create(struct run_pass *p, struct run_model *m, struct run_state *s,
                                   struct run_watch *watch, struct vkmoe_err *err);
 void run_pass_close(struct run_pass *p);
-/* Wishes for the pipelines of such a pass (gpu_pipeline_wish): weights and pool have their memory, s is planned
- * and need not be created. */
+/* Wishes for the pipelines of such a pass (gpu_pipeline_wish): weights and pool have their memory, s is
+ * planned and need not be created. */
 void run_pass_foresee(const struct run_model *m, const struct run_state *s);
 /* Records again when the pool's segments are others than before. Nothing may be in flight. */
 enum vkmoe_status run_pass_refresh(struct run_pass *p, struct vkmoe_err *err);
 
+/* What one decoded token moves and computes at this position. */
+void run_pass_amount(const struct run_pass *p, uint32_t pos, struct gpu_amount *sum);
 /* Of one decoded token, as it is recorded now. */
 void run_pass_counts(const struct run_pass *p, struct vkmoe_session_counts *counts);
 

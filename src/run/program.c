@@ -17,9 +17,10 @@ static enum vkmoe_status create_lists(struct run_program *p, struct gpu_device *
     p->parts = cor_array(cap_parts, sizeof(*p->parts));
     p->first = cor_array(cap_parts, sizeof(*p->first));
     p->barriers = cor_array(cap_parts, sizeof(*p->barriers));
+    p->costs = cor_array(cap_dispatches, sizeof(*p->costs));
     p->tmpl = cor_array(TMPL_HEAD + (size_t)cap_dispatches * TMPL_WORDS, 4);
     p->list = cor_array((size_t)cap_parts + 2, sizeof(*p->list));
-    if (!p->parts || !p->first || !p->barriers || !p->tmpl || !p->list)
+    if (!p->parts || !p->first || !p->barriers || !p->costs || !p->tmpl || !p->list)
         return cor_fail(err, VKMOE_ERR_MEMORY, "%s: no memory for %u dispatches", name, cap_dispatches);
     return VKMOE_OK;
 }
@@ -62,6 +63,7 @@ void run_program_close(struct run_program *p)
     cor_free(p->parts);
     cor_free(p->first);
     cor_free(p->barriers);
+    cor_free(p->costs);
     cor_free(p->tmpl);
     cor_free(p->list);
     memset(p, 0, sizeof(*p));
@@ -91,6 +93,11 @@ void run_part_begin(struct run_program *p)
         gpu_cmds_begin(p->parts[p->n_parts - 1]);
 }
 
+void run_cost(struct run_program *p, const struct gpu_cost *cost)
+{
+    p->cost = *cost;
+}
+
 uint32_t run_dispatch(struct run_program *p, enum gpu_kernel k, const void *spec, size_t spec_bytes,
                       uint32_t n_segs, const struct gpu_bind *binds, uint32_t n_binds, const void *push,
                       const struct run_dim grid[3])
@@ -113,6 +120,9 @@ uint32_t run_dispatch(struct run_program *p, enum gpu_kernel k, const void *spec
         t[2 * i] = grid[i].mode;
         t[2 * i + 1] = grid[i].a;
     }
+    p->costs[p->n_dispatches] = p->cost;
+    gpu_cmds_cost(p->parts[p->n_parts - 1], &p->cost);
+    memset(&p->cost, 0, sizeof(p->cost));
     gpu_cmds_dispatch_indirect(p->parts[p->n_parts - 1], pipe, binds, n_binds, push, p->args,
                                (uint64_t)p->n_dispatches * 12);
     return p->n_dispatches++;
@@ -176,6 +186,13 @@ void run_program_count(const struct run_program *p, uint32_t from, uint32_t to, 
     *barriers = 0;
     for (uint32_t i = from; i < to; i++)
         *barriers += p->barriers[i];
+}
+
+void run_program_amount(const struct run_program *p, const struct gpu_step *step, struct gpu_amount *sum)
+{
+    memset(sum, 0, sizeof(*sum));
+    for (uint32_t i = 0; i < p->n_dispatches; i++)
+        gpu_cost_add(sum, &p->costs[i], step);
 }
 
 enum vkmoe_status run_program_submit(struct run_program *p, uint32_t step, uint32_t from, uint32_t to,

@@ -30,6 +30,7 @@ struct run_program {
     uint32_t *first;                         /* index of each part's first dispatch */
     uint32_t *barriers;                      /* of each part */
     uint32_t n_parts, cap_parts, n_dispatches, cap_dispatches;
+    struct gpu_cost *costs, cost; /* of each dispatch; of the next one */
     bool dry;       /* recording only wishes for the pipelines it needs: gpu_pipeline_wish */
     uint32_t *tmpl; /* host copy */
     struct gpu_buffer *tmpl_buf, *args;
@@ -53,6 +54,8 @@ void run_program_close(struct run_program *p);
 /* Recording: parts in order, each with its dispatches and barriers. Errors are kept and reported by finish.
  */
 void run_part_begin(struct run_program *p);
+/* What the next dispatch reads and computes; a dispatch without it counts for nothing. */
+void run_cost(struct run_program *p, const struct gpu_cost *cost);
 /* spec, n_segs: as gpu_pipeline_get. Returns the index of the dispatch. */
 uint32_t run_dispatch(struct run_program *p, enum gpu_kernel k, const void *spec, size_t spec_bytes,
                       uint32_t n_segs, const struct gpu_bind *binds, uint32_t n_binds, const void *push,
@@ -68,6 +71,9 @@ enum vkmoe_status run_program_finish(struct run_program *p, const struct run_pub
 /* What parts [from, to) hold. */
 void run_program_count(const struct run_program *p, uint32_t from, uint32_t to, uint32_t *dispatches,
                        uint32_t *barriers);
+
+/* What all dispatches come to in a step in which no expert is absent. */
+void run_program_amount(const struct run_program *p, const struct gpu_step *step, struct gpu_amount *sum);
 
 /* One submit: publish of step buffer `step`, parts [from, to), last (may be NULL). */
 enum vkmoe_status run_program_submit(struct run_program *p, uint32_t step, uint32_t from, uint32_t to,

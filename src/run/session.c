@@ -477,6 +477,11 @@ void run_session_reset(struct run_session *s)
     s->top.n = 0;
 }
 
+void run_session_amount(const struct run_session *s, uint32_t pos, struct gpu_amount *sum)
+{
+    run_pass_amount(&s->pass, pos, sum);
+}
+
 const struct run_stats *run_session_stats(const struct run_session *s)
 {
     return &s->pass.stats;

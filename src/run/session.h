@@ -23,8 +23,8 @@ struct run_session;
 /* Device bytes of such a session; the model need not be loaded yet. */
 enum vkmoe_status run_session_bytes(uint64_t *bytes, const struct run_model *m,
                                     const struct run_session_params *p, struct vkmoe_err *err);
-/* Has threads make the pipelines of such a session while the caller does something else: any time after weights
- * and pool have their memory. */
+/* Has threads make the pipelines of such a session while the caller does something else: any time after
+ * weights and pool have their memory. */
 void run_session_foresee(const struct run_model *m, const struct run_session_params *p);
 enum vkmoe_status run_session_create(struct run_session **out, struct run_model *m,
                                      const struct run_session_params *p, struct vkmoe_err *err);
@@ -40,6 +40,7 @@ const float *run_session_logits(const struct run_session *s); /* NULL before the
 uint32_t run_session_top(const struct run_session *s, const int32_t **ids, const float **logits);
 uint32_t run_session_position(const struct run_session *s);
 void run_session_reset(struct run_session *s);
+void run_session_amount(const struct run_session *s, uint32_t pos, struct gpu_amount *sum); /* of one token */
 const struct run_stats *run_session_stats(const struct run_session *s);
 const struct run_state *run_session_state(const struct run_session *s);
 void run_session_counts(const struct run_session *s, struct vkmoe_session_counts *counts);
