@@ -64,8 +64,10 @@ def of_ours(program, environment, model, test, options):
     command = [program, "bench", "-m", model, "-p", str(n if kind == "pp" else 0),
                "-n", str(n if kind == "tg" else 0), "-r", "1", "--tokens", ids, "--peak", "0",
                "-c", "1024", "-o", "json", *options]
-    out = subprocess.run(command, env=environment, check=True, stdout=subprocess.PIPE).stdout
-    return json.loads(out)[0]["avg_ts"]
+    done = subprocess.run(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    if done.returncode:
+        sys.exit(f"vkmoe bench, {test}: status {done.returncode}: {done.stderr.decode('utf-8', 'replace')}")
+    return json.loads(done.stdout)[0]["avg_ts"]
 
 
 def has_option(program, option):
