@@ -10,14 +10,23 @@ enum { WARM = 1, COUNTED = BENCH_COUNTED - WARM };
 
 struct count {
     struct vkmoe_session_counts c;
-    uint32_t pos, n_layers; /* of the last token */
-    double submits, waits;  /* per token */
-    double weights, cache;  /* bytes that the model makes necessary */
+    uint32_t pos, n_layers;         /* of the last token */
+    double submits, waits;          /* per token */
+    double weights, cache;          /* bytes that the model makes necessary */
+    struct vkmoe_session_cost cost; /* of what is recorded */
 };
+
+/* Weights and cache that are read over those that must be; negative: costs are not told. */
+static double ratio(const struct count *n)
+{
+    return n->cost.weight_bytes
+               ? (double)(n->cost.weight_bytes + n->cost.cache_bytes) / (n->weights + n->cache)
+               : -1;
+}
 
 static void print_text(const struct cli_engine *e, const struct bench_model *m, const struct count *n)
 {
-    char device[1024];
+    char device[1024], t[CLI_NUMBER];
 
     cli_engine_device_line(e, device, sizeof(device));
     printf("%s, %s\none token at position %" PRIu32 ", %" PRIu32 " layers\n\n", m->type, device, n->pos,
@@ -28,7 +37,13 @@ static void print_text(const struct cli_engine *e, const struct bench_model *m, 
     printf("| barriers | %" PRIu32 " | %" PRIu32 " | %" PRIu32 " |\n", n->c.layer_barriers,
            n->c.outside_barriers, n->c.barriers);
     printf("| submits | | | %g |\n| waits | | | %g |\n", n->submits, n->waits);
-    printf("| active weights, bytes | | | %.0f |\n| cache, bytes | | | %.0f |\n", n->weights, n->cache);
+    printf("| weights read, bytes | | | %" PRIu64 " |\n", n->cost.weight_bytes);
+    printf("| cache read, bytes | | | %" PRIu64 " |\n", n->cost.cache_bytes);
+    printf("| active weights, bytes | | | %.0f |\n| cache in use, bytes | | | %.0f |\n", n->weights,
+           n->cache);
+    printf("| read of what must be | | | %s |\n", cli_number(t, ratio(n), 4));
+    printf("| activations, bytes | | | %" PRIu64 " |\n| operations | | | %" PRIu64 " |\n",
+           n->cost.activation_bytes, n->cost.flops);
 }
 
 static void print_json(const struct cli_engine *e, const struct bench_model *m, const struct count *n)
@@ -47,8 +62,15 @@ static void print_json(const struct cli_engine *e, const struct bench_model *m, 
            ", \"barriers_outside\": %" PRIu32 ", \"dispatches\": %" PRIu32 ", \"barriers\": %" PRIu32,
            n->pos, n->n_layers, n->c.layer_dispatches, n->c.layer_barriers, n->c.outside_dispatches,
            n->c.outside_barriers, n->c.dispatches, n->c.barriers);
-    printf(", \"submits\": %.6g, \"waits\": %.6g, \"active_weight_bytes\": %.0f, \"cache_bytes\": %.0f}\n",
+    printf(", \"submits\": %.6g, \"waits\": %.6g, \"active_weight_bytes\": %.0f, \"cache_bytes\": %.0f",
            n->submits, n->waits, n->weights, n->cache);
+    if (ratio(n) < 0)
+        printf(", \"bytes_read\": null, \"read_of_needed\": null");
+    else
+        printf(", \"bytes_read\": %" PRIu64 ", \"read_of_needed\": %.6f",
+               n->cost.weight_bytes + n->cost.cache_bytes, ratio(n));
+    printf(", \"activation_bytes\": %" PRIu64 ", \"flops\": %" PRIu64 "}\n", n->cost.activation_bytes,
+           n->cost.flops);
 }
 
 enum vkmoe_status bench_count(struct cli_engine *e, const struct bench_model *m, const int32_t *ids,
@@ -71,6 +93,7 @@ enum vkmoe_status bench_count(struct cli_engine *e, const struct bench_model *m,
     n.submits = (double)(after.submits - before.submits) / COUNTED;
     n.waits = (double)(after.waits - before.waits) / COUNTED;
     vkmoe_session_get_counts(e->ses, &n.c);
+    vkmoe_session_get_cost(e->ses, n.pos, &n.cost);
     bench_bytes(e, m, n.pos, &n.weights, &n.cache);
     if (!strcmp(format, "json"))
         print_json(e, m, &n);

@@ -383,6 +383,7 @@ static enum vkmoe_status fit_context(struct bench *b, struct vkmoe_err *err)
                         b->e.n_ctx, most);
     b->e.params.n_ctx = b->e.n_ctx ? (uint32_t)b->e.n_ctx : most;
     b->e.params.n_chunk = (uint32_t)b->n_chunk;
+    b->e.params.n_top = 1; /* as greedy decoding does: one word comes back */
     cor_free(b->window);
     b->window = cor_array(most, sizeof(*b->window));
     return b->window ? VKMOE_OK : cor_fail(err, VKMOE_ERR_MEMORY, "no memory for %" PRIu32 " tokens", most);

@@ -9,10 +9,12 @@ per build). Each round starts one process of llama.cpp and one of ours for each 
 the same token ids, a context of 1024 and a cache in F16. llama.cpp does not run on SwiftShader: ours is then
 timed alone. --exact leaves out the rows with --fast-math. Needs Node 20 with npm and ../shared/peer, which
 are fetched into out/peer, or a FOLDER where that has been done. Prints one "figure" line per test, a table,
-and a "counts" line; fails when the ratio of medians is below its limit.
+and a "counts" line; fails when the ratio of medians is below its limit, or what a token costs in commands and
+bytes (`bench --count`) above it.
 """
 import argparse
 import json
+import math
 import os
 import pathlib
 import statistics
@@ -25,6 +27,7 @@ from run_tests import ROOT, driver_environment
 
 LIMITS = {"pp": 1.0, "tg": 1.5}  # ours by theirs
 FAST_LIMITS = {"pp": 1.5, "tg": 1.5}
+LAYER_DISPATCHES, LAYER_BARRIERS, MOST_READ = 8, 7, 1.02
 MIB = 1 << 20
 
 
@@ -68,6 +71,21 @@ def of_ours(program, environment, model, test, options):
     if done.returncode:
         sys.exit(f"vkmoe bench, {test}: status {done.returncode}: {done.stderr.decode('utf-8', 'replace')}")
     return json.loads(done.stdout)[0]["avg_ts"]
+
+
+def count(program, environment, model):
+    """Prints what a token costs; True when it keeps the limits, activations among the bytes."""
+    out = subprocess.run([program, "bench", "-m", model, "--count", "-d", "128", "-o", "json"], check=True,
+                         env=environment, stdout=subprocess.PIPE).stdout
+    c = json.loads(out)
+    needed = c["active_weight_bytes"] + c["cache_bytes"]
+    read = (c["bytes_read"] or math.inf) + c["activation_bytes"]
+    held = (c["dispatches_per_layer"] <= LAYER_DISPATCHES and c["barriers_per_layer"] <= LAYER_BARRIERS
+            and c["submits"] == c["waits"] == 1 and read <= MOST_READ * needed)
+    print(f"figure count {c['dispatches_per_layer']} dispatches, {c['barriers_per_layer']} barriers a layer, "
+          f"{c['submits']} submits, {c['waits']} waits, {read / needed:.4f} of the bytes that must be read "
+          f"{'ok' if held else 'FAIL'}")
+    return held
 
 
 def has_option(program, option):
@@ -168,6 +186,9 @@ def main():
     model = (args.model or model_file(program, ROOT / args.build / "full")).resolve()
     print(f"{os.cpu_count()} processors, load {os.getloadavg()[0]:.1f}, {model.stat().st_size / MIB:.0f} MiB")
     good, bad = judge(args, measure(args, program, environment, model, tests, columns))
+    if args.only != "peer" and not args.no_limits:
+        held = count(program, environment, model)
+        good, bad = good + held, bad + (not held)
     print(f"counts {good} {bad} 0")
     return bad > 0
 
