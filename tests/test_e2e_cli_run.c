@@ -196,6 +196,34 @@ static void test_same_text_from_the_best(void **state)
     }
 }
 
+/* Rows of both tables add up to their last one, and kernels that read weights say how much. */
+static void check_profile(const struct cli_result *r)
+{
+    double sum = 0, moved = 0;
+    uint32_t tables = 0;
+
+    for (const char *p = r->err; (p = strchr(p, '\n')) != NULL;) {
+        double count, us, ms, mb, rate, flops, share;
+        char name[64];
+
+        p++;
+        if (sscanf(p, "  %63s %lf %lf %lf %lf %lf %lf %lf %%", name, &count, &us, &ms, &mb, &rate, &flops,
+                   &share) != 8)
+            continue;
+        if (!strcmp(name, "all")) {
+            tables++;
+            assert_true(fabs(sum - ms) < 0.2 && fabs(moved - mb) < 0.2 && mb > 1 && share == 100);
+            sum = moved = 0;
+            continue;
+        }
+        sum += ms;
+        moved += mb;
+        if (!strncmp(name, "mat", 3) || !strncmp(name, "expert_", 7))
+            assert_true(mb > 0 && rate > 0 && flops > 0);
+    }
+    assert_int_equal(tables, 2);
+}
+
 static void test_profile(void **state)
 {
     struct cli_result plain, timed;
@@ -206,6 +234,7 @@ static void test_profile(void **state)
     cli_good(&timed, "run", "-p", PROMPT, "-n", "3", "-c", "16", "--temp", "0", "--profile");
     assert_string_equal(plain.out, timed.out);
     assert_null(strstr(plain.err, "in kernels"));
+    check_profile(&timed);
     prefill = strstr(timed.err, "\nprefill: ");
     decode = strstr(timed.err, "\ndecode: ");
     assert_true(prefill && decode && prefill < decode);

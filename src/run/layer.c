@@ -1,5 +1,7 @@
 #include "run/layer.h"
 
+#include "run/cost.h"
+
 #include <math.h>
 #include <string.h>
 
@@ -139,6 +141,18 @@ static enum gpu_kernel matmul_kernel(const struct run_graph *g)
 
 static const struct push_none no_push;
 
+/* Of the next dispatch. */
+static void cost(const struct run_graph *g, struct gpu_cost c)
+{
+    run_cost(g->prog, &c);
+}
+
+/* Bytes of an element of the cache. */
+static uint32_t element(bool f16)
+{
+    return f16 ? 2 : 4;
+}
+
 /* ---- pieces of the pass
  * ------------------------------------------------------------------------------------ */
 
@@ -150,6 +164,7 @@ static void norm(const struct run_graph *g, const struct run_matrix *w, struct g
         .wg = lanes(g), .dim = c->dim, .eps_bits = f32_bits(c->rms_eps), .from_row0 = from_row0};
     const struct gpu_bind binds[] = {whole(g->state->state), in, weights(g, &w->pieces[0]), out};
 
+    cost(g, run_cost_norm(c, from_row0));
     PUT(g, pick(g, GPU_K_rmsnorm, GPU_K_rmsnorm_sg), spec, binds, no_push, DIM_1, rows, DIM_1);
 }
 
@@ -159,6 +174,7 @@ struct mat_use {
     bool add;                 /* out += */
     bool many;                /* mat-mul over rows, else mat-vec */
     bool count_rows;          /* rows of the output head, else tokens */
+    bool out_rows;            /* the output head, for its cost */
 };
 
 static void matrix_piece(const struct run_graph *g, const struct run_matrix *m, const struct run_piece *p,
@@ -180,6 +196,7 @@ static void matrix_piece(const struct run_graph *g, const struct run_matrix *m, 
     struct run_dim grid[3];
 
     spread(g, div_up(p->n_rows, spec.rows), grid);
+    cost(g, run_cost_matrix(p->n_rows, m->cols, m->row_bytes, u->add, u->out_rows));
     if (u->many) {
         const struct gpu_bind binds[] = {whole(g->state->state), u->in, weights(g, p), u->out};
 
@@ -189,8 +206,7 @@ static void matrix_piece(const struct run_graph *g, const struct run_matrix *m, 
         const struct gpu_bind binds[] = {u->in, weights(g, p), u->out};
 
         grid[1] = DIM_1;
-        run_dispatch(g->prog, matvec_kernel(g), &spec, sizeof(spec), 1, binds,
-                     COR_COUNT(binds), &push, grid);
+        run_dispatch(g->prog, matvec_kernel(g), &spec, sizeof(spec), 1, binds, COR_COUNT(binds), &push, grid);
     }
 }
 
@@ -228,6 +244,7 @@ static void rope_and_store(const struct run_graph *g, uint32_t layer)
                                      act(g, &s->rope)};
     uint32_t words = (c->n_heads + 2 * c->n_kv_heads) * c->head_dim / 2;
 
+    cost(g, run_cost_rope(c, element(s->k_f16), element(s->v_f16)));
     PUT(g, GPU_K_rope_kv, spec, binds, no_push, run_fixed(div_up(words, lanes(g))), tokens(g), DIM_1);
 }
 
@@ -251,6 +268,7 @@ static void attention(const struct run_graph *g, uint32_t layer)
     const struct gpu_bind one[] = {whole(s->state), act(g, &s->qr),    k, v, act(g, &s->part),
                                    act(g, &s->att), act(g, &s->counts)};
 
+    cost(g, run_cost_attention(c, element(s->k_f16), element(s->v_f16)));
     if (g->many)
         PUT(g, GPU_K_attn_many, spec, many, no_push, run_fixed(c->n_heads), run_per(DIM_TOKENS, ATTN_QUERIES),
             DIM_1);
@@ -273,6 +291,7 @@ static void route(const struct run_graph *g, uint32_t layer)
     const struct push_layer push = {.layer = layer};
     const struct gpu_bind binds[] = {act(g, &s->route), act(g, &s->mask), act(g, &s->sel)};
 
+    cost(g, run_cost_words(c->n_experts, 4ull * c->n_experts, false));
     PUT(g, GPU_K_router, spec, binds, push, DIM_1, tokens(g), DIM_1);
 }
 
@@ -284,6 +303,7 @@ static void copy_rows(const struct run_graph *g, struct gpu_bind src, struct gpu
     const struct push_rows push = {.dst_row0 = dst_row0};
     const struct gpu_bind binds[] = {whole(g->state->state), src, dst};
 
+    cost(g, run_cost_words(2ull * dim, 0, false));
     PUT(g, GPU_K_copy_rows, spec, binds, push, run_fixed(div_up(dim, lanes(g))), tokens(g), DIM_1);
 }
 
@@ -317,6 +337,7 @@ static void swiglu(const struct run_graph *g)
     const struct spec_swiglu spec = {.wg = lanes(g), .ff = shared_width(config_of(g))};
     const struct gpu_bind binds[] = {act(g, &g->state->gu), act(g, &g->state->hs)};
 
+    cost(g, run_cost_words(3ull * spec.ff, 5ull * spec.ff, false));
     PUT(g, GPU_K_swiglu, spec, binds, no_push, run_fixed(div_up(spec.ff, lanes(g))), tokens(g), DIM_1);
 }
 
@@ -391,8 +412,7 @@ static void expert_step(const struct run_graph *g, uint32_t layer, int step)
     uint32_t rows = step == GATE_UP ? c->ff_expert : c->dim, first, n, head = 0;
     struct gpu_bind binds[RUN_EXPERT_BINDINGS + RUN_MAX_SEGMENTS];
     const struct run_dim many[3] = {run_fixed(div_up(rows, spec.rows)), {DIM_DEVICE, 0}, DIM_1};
-    const struct run_dim one[3] = {run_fixed(div_up(rows, spec.rows)), run_fixed(c->n_experts_used),
-                                   DIM_1};
+    const struct run_dim one[3] = {run_fixed(div_up(rows, spec.rows)), run_fixed(c->n_experts_used), DIM_1};
 
     binds[head++] = act(g, step == GATE_UP ? &s->xn : &s->h);
     binds[head++] = act(g, g->many ? &s->tiles : &s->ranks);
@@ -406,6 +426,9 @@ static void expert_step(const struct run_graph *g, uint32_t layer, int step)
 
         for (uint32_t i = 0; i < n_segs; i++)
             binds[head + i] = whole(pool->segs[first + d + i]);
+        if (d == 0) /* a choice is in one segment */
+            cost(g, step == GATE_UP ? run_cost_gate_up(c, &pool->layout[layer], c->n_experts)
+                                    : run_cost_down(c, &pool->layout[layer], c->n_experts));
         run_dispatch(g->prog, expert_kernel(g, step), &spec, sizeof(spec), n_segs, binds, head + n_segs,
                      &push, g->many ? many : one);
     }
@@ -459,6 +482,8 @@ static void combine(const struct run_graph *g)
         .wg = lanes(g), .dim = c->dim, .k_used = c->n_experts_used, .shared = c->n_shared > 0};
     const struct gpu_bind binds[] = {act(g, &s->sel), act(g, &s->y), act(g, &s->ys), act(g, &s->x)};
 
+    cost(g, run_cost_words((c->n_experts_used + 2ull + (c->n_shared > 0)) * c->dim,
+                           (2ull * c->n_experts_used + 1) * c->dim, false));
     PUT(g, GPU_K_combine, spec, binds, no_push, run_fixed(div_up(c->dim, lanes(g))), tokens(g), DIM_1);
 }
 
@@ -492,6 +517,8 @@ void run_record_embed(const struct run_graph *g)
         const struct push_embed push = {.row0 = p->row0, .n_rows = p->n_rows, .w_off = 0};
         const struct gpu_bind binds[] = {whole(g->state->state), weights(g, p), act(g, &g->state->x)};
 
+        if (i == 0) /* a token's row is in one piece */
+            cost(g, run_cost_embed(c, m->row_bytes));
         PUT(g, GPU_K_embed, spec, binds, push, run_fixed(div_up(c->dim, lanes(g) * MATVEC_UNIT)), tokens(g),
             DIM_1);
     }
@@ -599,6 +626,7 @@ static void topk_step(const struct run_graph *g, struct gpu_bind from, struct gp
         .wg = lanes(g), .n = n, .n_ids = g->state->n_ids, .k = g->state->n_top, .merge = merge};
     const struct gpu_bind binds[] = {from, to};
 
+    cost(g, run_cost_words(merge ? (uint64_t)n * TOPK_WORDS(spec.k) : n, n, true));
     PUT(g, GPU_K_topk, spec, binds, no_push, run_fixed(groups), DIM_1, DIM_1);
 }
 
@@ -622,8 +650,8 @@ void run_record_head(const struct run_graph *g, bool all)
     const struct mdl_config *c = config_of(g);
     const struct run_state *s = g->state;
     const struct run_weights *w = &g->model->weights;
-    const struct mat_use to_logits = {act(g, &s->xn), act(g, &s->logits), c->dim,
-                                      c->vocab_size,  .many = all,        .count_rows = all};
+    const struct mat_use to_logits = {act(g, &s->xn), act(g, &s->logits), c->dim,          c->vocab_size,
+                                      .many = all,    .count_rows = all,  .out_rows = true};
 
     run_part_begin(g->prog);
     norm(g, &w->out_norm, act(g, &s->x), act(g, &s->xn), true, all ? run_per(DIM_ROWS, 1) : DIM_1);
