@@ -50,6 +50,7 @@ wc -l <"$place/exported"
 
 echo "--- the installed program"
 env -u LD_LIBRARY_PATH "$root/bin/vkmoe" --version
+[ -s "$root/share/vkmoe/models/bench.txt" ] # what `vkmoe bench` replays
 for model in models/*.gguf; do
     [ ! -e "$model" ] || [ -s "$root/share/vkmoe/$model" ]
 done

@@ -164,6 +164,12 @@ def describe(curve):
     return law, worst
 
 
+def round_up(v):
+    """Four round steps that hold v."""
+    step = 10 ** math.floor(math.log10(v / 4))
+    return next(4 * step * k for k in (1, 1.5, 2, 2.5, 3, 4, 5, 6, 8, 10) if 4 * step * k >= v)
+
+
 def plot(path, all_curves, device):
     width, height, left, top, inner_w, inner_h = 860, 640, 62, 46, 330, 200
     out = [f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {height}" font-family="sans-serif" '
@@ -175,7 +181,7 @@ def plot(path, all_curves, device):
         x0, y0 = left + i % 2 * (width // 2), top + i // 2 * (height // 2 - 10)
         points = curve.points()
         scale, unit = (1e3, "ms a token") if curve.name != "prompt" else (1, "s a prompt")
-        most_x, most_y = max(x for x, _ in points), max(y for _, y in points) * scale * 1.08
+        most_x, most_y = max(x for x, _ in points), round_up(max(y for _, y in points) * scale)
 
         def at(x, y):
             return f"{x0 + x / most_x * inner_w:.1f},{y0 + inner_h - y * scale / most_y * inner_h:.1f}"
