@@ -133,6 +133,10 @@ struct vkmoe_device_params {
      * pipeline cache is read or written. A file that is no SPIR-V: VKMOE_ERR_FORMAT when its kernel is first
      * used; what it does is not checked. NULL: none. */
     const char *shader_dir;
+    /* For tests and measurements: kernel variants such as "core=subgroup,rows=4" in place of those that `vkmoe
+     * tune` found, or of the defaults (docs/DEVICES.md). NULL: none. With caps or shader_dir the defaults are
+     * used, not what was found; paths that `vkmoe selftest` switched off stay off but for "-tuned" in caps. */
+    const char *variants;
     bool profile;       /* time every kernel; VKMOE_ERR_UNSUPPORTED where the device has no timestamps */
 };
 
@@ -141,6 +145,10 @@ VKMOE_API enum vkmoe_status vkmoe_device_open(vkmoe_device **out, vkmoe_context 
                                               struct vkmoe_err *err);
 VKMOE_API void vkmoe_device_close(vkmoe_device *dev);
 VKMOE_API const struct vkmoe_device_info *vkmoe_device_facts(const vkmoe_device *dev);
+
+/* Kernel variants that models on this device run with, as vkmoe_device_params.variants takes them. *from (may be
+ * NULL) becomes "default", "tuned" or "forced". Both strings belong to the device. */
+VKMOE_API const char *vkmoe_device_variants(const vkmoe_device *dev, const char **from);
 
 struct vkmoe_device_memory {
     uint64_t in_use_bytes, peak_bytes; /* device memory that models and sessions hold, and once held */

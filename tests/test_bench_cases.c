@@ -52,8 +52,13 @@ static void test_models(void **unused)
     open_device(&d, NULL, NULL);
     for (int k = 0; k < GPU_KERNEL_COUNT; k++)
         for (uint32_t t = 0; t < COR_COUNT(types); t++) {
-            struct bench_env env = {bench_shape(BENCH_NANO), types[t], gpu_device_caps(d.dev), false, 1};
+            struct bench_env env = {.shape = bench_shape(BENCH_NANO),
+                                    .type = types[t],
+                                    .caps = gpu_device_caps(d.dev),
+                                    .seed = 1};
             bool made = true;
+
+            run_variants_default(&env.variants, env.caps);
 
             for (uint32_t use = 0; made; use++) {
                 test_ok(bench_case_make(&c, (enum gpu_kernel)k, use, &env, &made, &err), &err);
@@ -83,17 +88,18 @@ static void test_rows(void **unused)
     const enum mdl_type type = MDL_Q4_0;
     const struct bench_peak peak = {.read = 1e9, .ops = {1e9}};
     int n = 0;
-    const struct bench_kernels_params p = {.filter = "rmsnorm,swiglu",
-                                           .shape = bench_shape(BENCH_NANO),
-                                           .types = &type,
-                                           .n_types = 1,
-                                           .row = count_row,
-                                           .user = &n};
+    struct bench_kernels_params p = {.filter = "rmsnorm,swiglu",
+                                     .shape = bench_shape(BENCH_NANO),
+                                     .types = &type,
+                                     .n_types = 1,
+                                     .row = count_row,
+                                     .user = &n};
     struct bench_device d;
     struct vkmoe_err err;
 
     (void)unused;
     open_device(&d, NULL, NULL);
+    p.variants = d.variants;
     test_ok(bench_kernels(&d, &p, &peak, &err), &err);
     assert_int_equal(n, gpu_device_caps(d.dev)->subgroup ? 3 : 2);
     bench_device_close(&d);

@@ -7,6 +7,7 @@
 #include "core/log.h"
 #include "experts/hot.h"
 #include "run/session.h"
+#include "run/tuned.h"
 
 #define DEFAULT_CTX_MAX 4096u
 
@@ -16,6 +17,9 @@ struct vkmoe_context {
 
 struct vkmoe_device {
     struct gpu_device *gpu;
+    struct run_variants variants; /* of models that are opened on it */
+    char variants_text[192];
+    const char *variants_from;
 };
 
 struct vkmoe_model {
@@ -72,16 +76,17 @@ const struct vkmoe_device_info *vkmoe_device_get(const vkmoe_context *ctx, uint3
 enum vkmoe_status vkmoe_device_json(const vkmoe_context *ctx, uint32_t index, char **json,
                                     struct vkmoe_err *err)
 {
-    return gpu_instance_device_json(ctx->gpu, index, json, err);
+    return run_tuned_json(ctx->gpu, index, json, err);
 }
 
 enum vkmoe_status vkmoe_device_open(vkmoe_device **out, vkmoe_context *ctx,
                                     const struct vkmoe_device_params *params, struct vkmoe_err *err)
 {
-    const struct gpu_device_params gp = {.caps = params ? params->caps : NULL,
-                                         .shader_dir = params ? params->shader_dir : NULL,
-                                         .profile = params && params->profile,
-                                         .skip_barrier = -1};
+    const struct vkmoe_device_params none = {0};
+    const struct vkmoe_device_params *p = params ? params : &none;
+    struct gpu_device_params gp = {.shader_dir = p->shader_dir, .profile = p->profile, .skip_barrier = -1};
+    struct run_tuned tuned = {0};
+    char caps[512];
     vkmoe_device *dev = cor_zalloc(sizeof(*dev));
     enum vkmoe_status st = VKMOE_OK;
     uint32_t index;
@@ -89,8 +94,14 @@ enum vkmoe_status vkmoe_device_open(vkmoe_device **out, vkmoe_context *ctx,
     *out = NULL;
     if (!dev)
         return cor_fail(err, VKMOE_ERR_MEMORY, "no memory for a device");
-    TRY(gpu_instance_choose(ctx->gpu, params ? params->device : NULL, &index, err));
+    TRY(gpu_instance_choose(ctx->gpu, p->device, &index, err));
+    if (!p->shader_dir) /* other kernels than those that were measured */
+        run_tuned_read(&tuned, ctx->gpu, index);
+    TRY(run_tuned_caps(&tuned, p->caps, caps, sizeof(caps), err));
+    gp.caps = caps;
     TRY(gpu_device_open(&dev->gpu, ctx->gpu, index, &gp, err));
+    TRY(run_tuned_variants(&tuned, p->caps, p->variants, dev->gpu, &dev->variants, &dev->variants_from, err));
+    run_variants_text(&dev->variants, dev->variants_text, sizeof(dev->variants_text));
     *out = dev;
     dev = NULL;
 done:
@@ -109,6 +120,13 @@ void vkmoe_device_close(vkmoe_device *dev)
 const struct vkmoe_device_info *vkmoe_device_facts(const vkmoe_device *dev)
 {
     return gpu_device_info(dev->gpu);
+}
+
+const char *vkmoe_device_variants(const vkmoe_device *dev, const char **from)
+{
+    if (from)
+        *from = dev->variants_from;
+    return dev->variants_text;
 }
 
 void vkmoe_device_get_memory(const vkmoe_device *dev, struct vkmoe_device_memory *memory)
@@ -239,6 +257,7 @@ enum vkmoe_status vkmoe_model_open(vkmoe_model **out, vkmoe_device *dev, const c
         progress.user = params->progress_user;
     }
     TRY(run_model_plan(&m->run, dev->gpu, path, err));
+    m->run->variants = dev->variants;
     c = &m->run->mdl->config;
     TRY(model_params(m->run, params, &mp, &hot, &mask, err));
     mp.placed = begin_pipelines;

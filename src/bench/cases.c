@@ -267,31 +267,40 @@ uint32_t *bench_choose(struct bench_maker *m, uint32_t n_tokens, bool holes)
 /* ---- choices of run/
  * --------------------------------------------------------------------------------------- */
 
-static bool narrow(const struct gpu_caps *caps)
+static bool named(const struct bench_maker *m, const char *part)
 {
-    return caps->subgroup_size <= 16;
+    return strstr(gpu_kernel_info(m->c->kernel)->name, part) != NULL;
 }
 
 uint32_t bench_lanes(const struct bench_maker *m)
 {
-    return narrow(m->env->caps) ? 32 : 128;
+    return m->env->variants.lanes;
 }
 
 uint32_t bench_rows(const struct bench_maker *m)
 {
-    return narrow(m->env->caps) ? 8 : 4;
+    return named(m, "_ln") ? 4 * m->env->caps->subgroup_size : m->env->variants.rows;
 }
 
-uint32_t bench_row_lanes(const struct bench_maker *m, uint32_t k, bool subgroup)
+uint32_t bench_row_lanes(const struct bench_maker *m, uint32_t k)
 {
-    const struct gpu_caps *caps = m->env->caps;
-    uint32_t wg = narrow(caps) ? 8 : 32;
+    uint32_t wg = m->env->caps->subgroup_size <= RUN_NARROW ? 8 : 32, most = wg == 8 ? 8 : 128;
 
-    if (subgroup)
-        return caps->subgroup_size;
-    while (!narrow(caps) && wg < 128 && wg * 8 < k)
+    if (named(m, "_ln") || named(m, "_sg"))
+        return m->env->caps->subgroup_size;
+    while (wg < most && wg * 8 < k)
         wg *= 2;
     return wg;
+}
+
+uint32_t bench_tile_rows(const struct bench_maker *m)
+{
+    return named(m, "_ln") ? 8 * m->env->caps->subgroup_size : TILE_ROWS;
+}
+
+uint32_t bench_tile_lanes(const struct bench_maker *m)
+{
+    return named(m, "_ln") ? m->env->caps->subgroup_size : 128;
 }
 
 bool bench_aligned(enum mdl_type t, uint64_t row_bytes)
@@ -355,11 +364,12 @@ static bool same_value(double got, double want)
     return got == want || (want != 0 && fabs(want) < 1.17549435e-38 && got == 0);
 }
 
-static bool half_close(double got, double want)
+/* slack: of the f32 arithmetic before. */
+static bool half_close(double got, double want, double slack)
 {
     const double unit = fmax(ldexp(fabs(want), -11), ldexp(1, -25));
 
-    return isnan(want) ? isnan(got) : fabs(got - want) <= unit * 1.001;
+    return isnan(want) ? isnan(got) : fabs(got - want) <= unit * 1.001 + slack;
 }
 
 static bool check_want(const struct bench_want *w, const uint32_t *after, struct bench_miss *miss)
@@ -378,7 +388,8 @@ static bool check_want(const struct bench_want *w, const uint32_t *after, struct
         got = w->kind == BENCH_HALVES
                   ? (double)mdl_half_to_float((uint16_t)(after[at / 2] >> (at % 2 * 16) & 0xffff))
                   : (double)cor_float_from_bits(after[at]);
-        if (w->kind == BENCH_HALVES ? !half_close(got, w->values[i]) : !same_value(got, w->values[i]))
+        if (w->kind == BENCH_HALVES ? !half_close(got, w->values[i], w->largest)
+                                    : !same_value(got, w->values[i]))
             return tell(miss, w->buf, at, got, w->values[i]);
     }
     return true;

@@ -8,6 +8,7 @@
 #include "core/status.h"
 #include "gpu/kernels.h"
 #include "model/quant.h"
+#include "run/variants.h"
 
 #define BENCH_BUFS  16
 #define BENCH_WANTS 4
@@ -45,7 +46,8 @@ struct bench_want {
     size_t first, n; /* elements: words, or halves */
     double *values;  /* n; all kinds but words */
     uint32_t *words;
-    double nmse, largest; /* BENCH_FLOATS: of all n, and of one in units of their root mean square */
+    double nmse, largest; /* BENCH_FLOATS: of all n, and of one in units of their root mean square;
+                             BENCH_HALVES: largest on top of that half a unit */
 };
 
 struct bench_miss { /* what a device miscomputed */
@@ -77,6 +79,7 @@ struct bench_env {
     const struct bench_shape *shape;
     enum mdl_type type;
     const struct gpu_caps *caps;
+    struct run_variants variants; /* sizes of workgroups; which kernel it is, is the caller's choice */
     bool check; /* expectations and special values; else the sizes of the shape alone matter */
     uint64_t seed;
 };

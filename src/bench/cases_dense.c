@@ -144,18 +144,10 @@ static bool mat_size(const struct bench_maker *m, struct mat_size *z)
 }
 
 /* Matrix rows per workgroup and its size, as run/ has them. */
-static void mat_groups(const struct bench_maker *m, uint32_t k, uint32_t *wg, uint32_t *rows)
+static void mat_groups(const struct bench_maker *m, uint32_t k, bool many, uint32_t *wg, uint32_t *rows)
 {
-    const char *name = gpu_kernel_info(m->c->kernel)->name;
-    const bool subgroup = strstr(name, "_sg") != NULL;
-
-    if (strstr(name, "matmul")) {
-        *wg = 128;
-        *rows = TILE_ROWS;
-        return;
-    }
-    *wg = bench_row_lanes(m, k, subgroup);
-    *rows = bench_rows(m);
+    *wg = many ? bench_tile_lanes(m) : bench_row_lanes(m, k);
+    *rows = many ? bench_tile_rows(m) : bench_rows(m);
 }
 
 static void mat_want(struct bench_maker *m, const struct mat_size *z, const float *w, const float *x,
@@ -187,7 +179,7 @@ static bool make_mat(struct bench_maker *m)
 
     if (!mat_size(m, &z))
         return false;
-    mat_groups(m, z.k, &wg, &rows);
+    mat_groups(m, z.k, many, &wg, &rows);
     const uint64_t row_bytes = mdl_row_bytes(t, z.k);
     const struct spec_mat spec = {.wg = wg,
                                   .k = z.k,
@@ -321,8 +313,8 @@ void bench_add_dense(struct bench_entry *entries)
 {
     entries[GPU_K_embed] = (struct bench_entry){make_embed, true};
     entries[GPU_K_rmsnorm] = entries[GPU_K_rmsnorm_sg] = (struct bench_entry){make_rmsnorm, false};
-    entries[GPU_K_matvec] = entries[GPU_K_matvec_sg] = entries[GPU_K_matmul] =
-        (struct bench_entry){make_mat, true};
+    entries[GPU_K_matvec] = entries[GPU_K_matvec_sg] = entries[GPU_K_matvec_ln] = entries[GPU_K_matmul] =
+        entries[GPU_K_matmul_ln] = (struct bench_entry){make_mat, true};
     entries[GPU_K_swiglu] = (struct bench_entry){make_swiglu, false};
     entries[GPU_K_topk] = (struct bench_entry){make_topk, false};
 }

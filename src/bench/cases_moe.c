@@ -183,11 +183,10 @@ static void expert_spec(struct bench_maker *m, const struct experts *x, uint32_t
 {
     const struct bench_shape *s = m->s;
     const enum mdl_type t = m->env->type;
-    const char *name = gpu_kernel_info(m->c->kernel)->name;
     const uint32_t n_in = x->down ? s->ff : s->dim;
     const struct push_expert push = {0};
     const struct spec_expert spec = {
-        .wg = x->many ? 128 : bench_row_lanes(m, n_in, strstr(name, "_sg") != NULL),
+        .wg = x->many ? bench_tile_lanes(m) : bench_row_lanes(m, n_in),
         .dim = s->dim,
         .ff = s->ff,
         .n_experts = s->n_experts,
@@ -200,11 +199,11 @@ static void expert_spec(struct bench_maker *m, const struct experts *x, uint32_t
         .slot_stride = x->pool.stride,
         .slots_per_seg = x->pool.per_seg,
         .n_segs = m->c->n_segs,
-        .rows = bench_rows(m),
+        .rows = x->many ? bench_tile_rows(m) : bench_rows(m),
         .aligned = bench_aligned(t, mdl_row_bytes(t, n_in)) && x->pool.up_off % 4 == 0,
     };
 
-    *rows = x->many ? TILE_ROWS : spec.rows;
+    *rows = spec.rows;
     BENCH_SPEC(m, spec);
     BENCH_PUSH(m, push);
 }
@@ -424,11 +423,15 @@ static bool make_tags(struct bench_maker *m)
 
 void bench_add_moe(struct bench_entry *entries)
 {
+    /* Every kernel of experts but expert_sums: their makers read the rest from the name. */
     static const enum gpu_kernel experts[] = {
-        GPU_K_expert_gate_up,          GPU_K_expert_gate_up_sg,  GPU_K_expert_gate_up_arr,
-        GPU_K_expert_gate_up_sg_arr,   GPU_K_expert_down,        GPU_K_expert_down_sg,
-        GPU_K_expert_down_arr,         GPU_K_expert_down_sg_arr, GPU_K_expert_gate_up_tile,
-        GPU_K_expert_gate_up_tile_arr, GPU_K_expert_down_tile,   GPU_K_expert_down_tile_arr};
+#define EXPERTS(step)                                                                                       \
+    GPU_K_expert_##step, GPU_K_expert_##step##_arr, GPU_K_expert_##step##_sg, GPU_K_expert_##step##_sg_arr, \
+        GPU_K_expert_##step##_ln, GPU_K_expert_##step##_ln_arr, GPU_K_expert_##step##_tile,                 \
+        GPU_K_expert_##step##_tile_arr, GPU_K_expert_##step##_tile_ln, GPU_K_expert_##step##_tile_ln_arr
+        EXPERTS(gate_up), EXPERTS(down)
+#undef EXPERTS
+    };
 
     for (size_t i = 0; i < COR_COUNT(experts); i++)
         entries[experts[i]] = (struct bench_entry){make_experts, true};

@@ -4,6 +4,7 @@
 
 #include "core/os.h"
 #include "gpu/commands.h"
+#include "run/tuned.h"
 
 #define WAIT_NS 60000000000u
 
@@ -12,15 +13,23 @@ enum vkmoe_status bench_device_open(struct bench_device *d, const struct bench_d
 {
     const struct gpu_instance_params ip = {.validation = p && p->validation,
                                            .cache_dir = p ? p->cache_dir : NULL};
-    const struct gpu_device_params dp = {
-        .caps = p ? p->caps : NULL, .shader_dir = p ? p->shader_dir : NULL, .skip_barrier = -1};
+    struct gpu_device_params dp = {.shader_dir = p ? p->shader_dir : NULL, .skip_barrier = -1};
     enum vkmoe_status st = VKMOE_OK;
+    struct run_tuned tuned = {0};
+    const char *from;
+    char caps[512];
     uint32_t index;
 
     memset(d, 0, sizeof(*d));
     TRY(gpu_instance_open(&d->inst, &ip, err));
     TRY(gpu_instance_choose(d->inst, p ? p->device : NULL, &index, err));
+    if (p && p->tuned && !p->shader_dir)
+        run_tuned_read(&tuned, d->inst, index);
+    TRY(run_tuned_caps(&tuned, p ? p->caps : NULL, caps, sizeof(caps), err));
+    dp.caps = caps;
     TRY(gpu_device_open(&d->dev, d->inst, index, &dp, err));
+    TRY(run_tuned_variants(&tuned, p ? p->caps : NULL, p ? p->variants : NULL, d->dev, &d->variants, &from,
+                           err));
 done:
     if (st != VKMOE_OK)
         bench_device_close(d);

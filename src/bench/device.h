@@ -3,21 +3,22 @@
 #ifndef BENCH_DEVICE_H
 #define BENCH_DEVICE_H
 
-#include "core/status.h"
+#include "run/variants.h"
 
-struct gpu_instance;
-struct gpu_device;
 struct gpu_cmds;
 
 struct bench_device_params {
     const char *device, *caps, *shader_dir; /* as vkmoe_device_params; NULL: the best one, none, none */
     const char *cache_dir;                  /* pipeline caches and tuning; NULL: none */
+    const char *variants;                   /* as vkmoe_device_params */
+    bool tuned; /* what selftest and tune found is heeded, as vkmoe_device_open does; else nothing of it */
     bool validation;
 };
 
 struct bench_device {
     struct gpu_instance *inst;
     struct gpu_device *dev;
+    struct run_variants variants; /* models would run with these */
 };
 
 /* p NULL: defaults. Beside a vkmoe_context that is open this makes another instance and device. */

@@ -8,18 +8,18 @@
 
 bool bench_filter(const char *filter, const char *name)
 {
+    bool any = false; /* parts in the filter */
+
     while (filter && *filter) {
         const size_t n = strcspn(filter, ",");
 
+        any |= n != 0;
         for (const char *at = name; n && strlen(at) >= n; at++)
             if (!memcmp(at, filter, n))
                 return true;
-        filter += n;
-        if (!*filter)
-            return false;
-        filter++;
+        filter += n + (filter[n] == ',');
     }
-    return true;
+    return !any;
 }
 
 struct list {
@@ -75,6 +75,7 @@ static enum vkmoe_status shape_rows(struct list *l, const struct bench_shape *sh
     struct bench_env env = {.shape = shape, .caps = gpu_device_caps(l->runner.dev), .seed = 1};
     enum vkmoe_status st = VKMOE_OK;
 
+    env.variants = l->p->variants;
     for (int k = 0; k < GPU_KERNEL_COUNT && !l->stop; k++) {
         const enum gpu_kernel kernel = (enum gpu_kernel)k;
         const char *name = gpu_kernel_info(kernel)->name;

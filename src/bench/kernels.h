@@ -19,6 +19,7 @@ struct bench_kernels_params {
     const struct bench_shape *shape; /* NULL: EMO's, OLMoE's and Qwen3-30B-A3B's */
     const enum mdl_type *types;      /* of weights */
     uint32_t n_types;
+    struct run_variants variants;                                /* sizes of workgroups */
     double budget;                                               /* seconds per row */
     bool (*row)(void *user, const struct bench_kernel_row *row); /* false: stop */
     void *user;

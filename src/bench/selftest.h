@@ -30,4 +30,9 @@ struct bench_selftest {
 enum vkmoe_status bench_selftest(struct bench_selftest *result, struct bench_device *d,
                                  const struct bench_selftest_params *p, struct vkmoe_err *err);
 
+/* Keeps result->off for this device, its driver and these kernels in the cache folder, so that every later
+ * opening leaves those paths alone (run/tuned.h); what tune found stays. */
+enum vkmoe_status bench_selftest_remember(const struct bench_selftest *result, const struct bench_device *d,
+                                          struct vkmoe_err *err);
+
 #endif

@@ -15,7 +15,7 @@ static const struct bench_shape models[BENCH_MODELS] = {
 static const struct bench_shape odd[] = {
     {"blocks", 96, 4, 2, 64, 160, 9, 3, 1, 301, 5, 130},
     {"tails", 37, 3, 3, 10, 21, 33, 2, 0, 29, 3, 4},
-    {"larger", 512, 4, 4, 128, 256, 127, 7, 1, 4099, 40, 300},
+    {"larger", 512, 4, 2, 128, 256, 127, 7, 1, 4099, 40, 300},
 };
 
 const struct bench_shape *bench_shape(enum bench_shape_id id)

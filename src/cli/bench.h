@@ -57,7 +57,7 @@ struct bench_head {
     const struct cli_engine *e;
     const char *format;   /* md, csv, json or jsonl */
     const char *pool;     /* as typed; NULL: auto */
-    const char *variants; /* "default" or "tuned" */
+    const char *variants; /* "default", "tuned" or "forced" */
     bool fast_math;
     double read_gbs; /* measured, through a shader; NAN: not */
     char cpu[128];   /* "": not known */

@@ -126,6 +126,7 @@ static int run(const struct cli_cmd *cmd, int argc, char **argv)
         {"-dev|--device", CLI_STR, &dp.device, "NAME", "index or part of a name (default: the best one)", 0,
          0},
         {"--caps", CLI_STR, &dp.caps, "LIST", "use less of the device than it has (docs/DEVICES.md)", 0, 0},
+        {"--variants", CLI_STR, &dp.variants, "LIST", "as rows=4,lanes=64 (docs/DEVICES.md)", 0, 0},
         {"--shader-dir", CLI_STR, &dp.shader_dir, "DIR", "kernels from DIR/KERNEL.spv where it exists", 0, 0},
         {"--validation", CLI_FLAG, &dp.validation, NULL, "run under the Vulkan validation layer", 0, 0},
         {NULL, CLI_FLAG, NULL, NULL, NULL, 0, 0},
@@ -150,6 +151,7 @@ static int run(const struct cli_cmd *cmd, int argc, char **argv)
     }
     cor_catch_interrupt();
     TRY(bench_device_open(&d, &dp, &err));
+    p.variants = d.variants;
     TRY(bench_peak(&peak, &d, &err));
     begin(&printer, bench_device_info(&d), &peak);
     TRY(bench_kernels(&d, &p, &peak, &err));

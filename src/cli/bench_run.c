@@ -541,6 +541,7 @@ int bench_run(const struct cli_cmd *cmd, int argc, char **argv)
     TRY(find_peak(b, &err));
     if ((status = cli_engine_open_device(&b->e, cmd)) == CLI_GOOD) {
         cor_catch_interrupt();
+        vkmoe_device_variants(b->e.dev, &b->head.variants);
         TRY(run_all(b, &err));
     }
 done:

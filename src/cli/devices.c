@@ -6,6 +6,7 @@
 #include <cjson/cJSON.h>
 
 #include "cli/cli.h"
+#include "core/os.h"
 
 static double number(const cJSON *o, const char *key)
 {
@@ -17,6 +18,14 @@ static double number(const cJSON *o, const char *key)
 static bool is_true(const cJSON *o, const char *key)
 {
     return cJSON_IsTrue(cJSON_GetObjectItemCaseSensitive(o, key));
+}
+
+/* "" where there is none. */
+static const char *string(const cJSON *o, const char *key)
+{
+    const char *text = cJSON_GetStringValue(cJSON_GetObjectItemCaseSensitive(o, key));
+
+    return text ? text : "";
 }
 
 /* "512 MiB" into dst of 32 bytes; returns dst. */
@@ -102,10 +111,18 @@ static void print_device(const struct vkmoe_device_info *d, const cJSON *o, bool
     print_flags("base", o, "base", true, "none");
     print_flags("fast", o, "fast_paths", true, "none");
     print_flags("not here", o, "fast_paths", false, "-");
-    if (d->usable)
+    if (d->usable) {
         print_names("kernels", cJSON_GetObjectItemCaseSensitive(o, "kernels"));
-    else
+        snprintf(text, sizeof(text), "%s (%s)", string(o, "variants"), string(o, "variants_from"));
+        print_row("variants", text);
+        if (*string(o, "selftest_off")) {
+            snprintf(text, sizeof(text), "%s: vkmoe selftest found the driver wrong",
+                     string(o, "selftest_off"));
+            print_row("off", text);
+        }
+    } else {
         print_row("refused", d->refused);
+    }
 }
 
 static enum vkmoe_status print_all(vkmoe_context *ctx, bool json, struct vkmoe_err *err)
@@ -147,7 +164,8 @@ done:
 
 static int run(const struct cli_cmd *cmd, int argc, char **argv)
 {
-    const struct vkmoe_params params = {.log = cli_log};
+    struct vkmoe_params params = {.log = cli_log};
+    char cache[4096];
     vkmoe_context *ctx = NULL;
     struct vkmoe_err err;
     enum vkmoe_status st;
@@ -160,6 +178,8 @@ static int run(const struct cli_cmd *cmd, int argc, char **argv)
 
     if (status >= 0)
         return status;
+    cor_cache_dir(cache, sizeof(cache));
+    params.cache_dir = cache[0] ? cache : NULL;
     st = vkmoe_open(&ctx, &params, &err);
     if (st == VKMOE_OK)
         st = print_all(ctx, json, &err);

@@ -22,8 +22,11 @@ int cli_engine_open_device(struct cli_engine *e, const struct cli_cmd *cmd)
 {
     char cache[4096];
     struct vkmoe_params params = {.log = cli_log, .validation = e->validation};
-    const struct vkmoe_device_params dp = {
-        .device = e->device, .caps = e->caps, .shader_dir = e->shader_dir, .profile = e->profile};
+    const struct vkmoe_device_params dp = {.device = e->device,
+                                           .caps = e->caps,
+                                           .shader_dir = e->shader_dir,
+                                           .variants = e->variants,
+                                           .profile = e->profile};
     struct vkmoe_err err = {0};
     enum vkmoe_status st;
 

@@ -8,7 +8,7 @@
 
 struct cli_engine {
     /* options, from CLI_ENGINE_DEFAULTS */
-    const char *model, *device, *caps, *shader_dir, *kv_k, *kv_v;
+    const char *model, *device, *caps, *shader_dir, *variants, *kv_k, *kv_v;
     const char *pool, *policy, *warm_start, *save_hot, *trace, *experts;
     int64_t n_ctx, doc_refresh;
     bool validation, profile, lazy, check_slots, trace_weights;
@@ -56,6 +56,8 @@ struct cli_engine {
      "compare slots with the file after each load (for debugging)", 0, 0},                                   \
     {"--caps", CLI_STR, &(e).caps, "LIST",                                                                   \
      "use less of the device than it has, as -f16,-subgroup (docs/DEVICES.md)", 0, 0},                       \
+    {"--variants", CLI_STR, &(e).variants, "LIST",                                                           \
+     "kernel variants in place of tuned ones, as core=shared,rows=4 (docs/DEVICES.md)", 0, 0},               \
     {"--shader-dir", CLI_STR, &(e).shader_dir, "DIR",                                                        \
      "kernels from DIR/KERNEL.spv where it exists, as build/shaders (docs/DEVICES.md)", 0, 0},               \
     {"--profile", CLI_FLAG, &(e).profile, NULL, "time every kernel and show the sums at the end", 0, 0},      \

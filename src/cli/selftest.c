@@ -63,13 +63,15 @@ static void begin(const struct report *r, const struct vkmoe_device_info *d)
     put("driver_version", d->driver_version, ",\"wrong\":[");
 }
 
-static void end(const struct report *r, const struct bench_selftest *s)
+/* remembered: another shader or a clamped device says nothing of this one. */
+static void end(const struct report *r, const struct bench_selftest *s, bool remembered)
 {
     if (r->json) {
         printf("],\"kernels\":%u,\"kernels_wrong\":%u,\"kernels_not_here\":%u,\"cases\":%u,\"seconds\":%.2f,"
                "\"base_wrong\":%s,",
                s->n_kernels, s->n_wrong, s->n_unusable, s->n_cases, s->seconds,
                s->base_wrong ? "true" : "false");
+        printf("\"remembered\":%s,", remembered ? "true" : "false");
         put("off", s->off, "}\n");
         return;
     }
@@ -78,7 +80,10 @@ static void end(const struct report *r, const struct bench_selftest *s)
     if (s->n_wrong)
         printf("%u wrong\n", s->n_wrong);
     if (s->off[0])
-        printf("switched off on this device with this driver: %s\n", s->off);
+        printf("%s: %s\n",
+               remembered ? "switched off from now on, on this device with this driver"
+                          : "would be switched off",
+               s->off);
 }
 
 static int run(const struct cli_cmd *cmd, int argc, char **argv)
@@ -99,6 +104,7 @@ static int run(const struct cli_cmd *cmd, int argc, char **argv)
     struct vkmoe_err err = {0};
     struct bench_selftest s;
     enum vkmoe_status st;
+    bool remember;
     char cache[4096];
     int status = cli_parse(cmd, opts, argc, argv, NULL);
 
@@ -110,7 +116,10 @@ static int run(const struct cli_cmd *cmd, int argc, char **argv)
     begin(&r, bench_device_info(&d));
     TRY(bench_selftest(&s, &d, &p, &err));
     cli_progress_end(&r.bar);
-    end(&r, &s);
+    remember = !dp.shader_dir && !dp.caps && !s.base_wrong;
+    if (remember)
+        TRY(bench_selftest_remember(&s, &d, &err));
+    end(&r, &s, remember);
     if (s.base_wrong)
         st = cor_fail(
             &err, VKMOE_ERR_UNSUPPORTED,

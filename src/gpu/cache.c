@@ -47,26 +47,61 @@ static void make_head(struct cache_head *h, const struct gpu_phys *p, const void
     h->sum = fnv(FNV_START, data, (size_t)bytes);
 }
 
+static uint64_t file_key(const struct gpu_phys *p)
+{
+    uint64_t h = fnv(FNV_START, p->props.deviceName, strlen(p->props.deviceName));
+
+    h = fnv(h, &p->props.vendorID, sizeof(p->props.vendorID));
+    h = fnv(h, &p->props.deviceID, sizeof(p->props.deviceID));
+    h = fnv(h, p->device_uuid, VK_UUID_SIZE);
+    return fnv(h, p->info.driver, strlen(p->info.driver));
+}
+
+const char *gpu_instance_cache_dir(const struct gpu_instance *inst)
+{
+    return inst->cache_dir && *inst->cache_dir ? inst->cache_dir : NULL;
+}
+
+void gpu_instance_identity(const struct gpu_instance *inst, uint32_t index, struct gpu_identity *id)
+{
+    const struct gpu_phys *p = &inst->devices[index];
+    const uint8_t *uuids[] = {p->driver_uuid, p->device_uuid, p->props.pipelineCacheUUID};
+    size_t n;
+
+    snprintf(id->file, sizeof(id->file), "%016" PRIx64, file_key(p));
+    n = (size_t)snprintf(id->text, sizeof(id->text), "%x-%x-%x", p->props.vendorID, p->props.deviceID,
+                         p->props.driverVersion);
+    for (size_t i = 0; i < COR_COUNT(uuids); i++)
+        for (size_t b = 0; b < VK_UUID_SIZE; b++)
+            n += (size_t)snprintf(id->text + n, sizeof(id->text) - n, "%s%02x", b ? "" : "-", uuids[i][b]);
+}
+
+uint64_t gpu_spirv_sum(void)
+{
+    uint64_t h = FNV_START;
+
+    for (uint32_t i = 0; i < gpu_spirv_count; i++) {
+        h = fnv(h, gpu_spirv_modules[i].name, strlen(gpu_spirv_modules[i].name));
+        h = fnv(h, gpu_spirv_modules[i].words, gpu_spirv_modules[i].n_words * sizeof(uint32_t));
+    }
+    return h;
+}
+
 /* One file per device and driver name, so that a new version of the driver replaces the old one's file. */
 static enum vkmoe_status make_path(struct gpu_device *dev, struct vkmoe_err *err)
 {
     const struct gpu_phys *p = dev->phys;
     const char *dir = dev->inst->cache_dir;
-    uint64_t h = fnv(FNV_START, p->props.deviceName, strlen(p->props.deviceName));
     size_t size;
 
     if (!dir || !*dir || dev->shader_dir) /* modules from files change: none is kept */
         return VKMOE_OK;
-    h = fnv(h, &p->props.vendorID, sizeof(p->props.vendorID));
-    h = fnv(h, &p->props.deviceID, sizeof(p->props.deviceID));
-    h = fnv(h, p->device_uuid, VK_UUID_SIZE);
-    h = fnv(h, p->info.driver, strlen(p->info.driver));
     size = strlen(dir) + sizeof("/pipelines-0123456789abcdef.bin");
     dev->cache_path = cor_alloc(size);
     if (!dev->cache_path)
         return cor_fail(err, VKMOE_ERR_MEMORY, "%s: no memory for the name of the pipeline cache",
                         dev->info.name);
-    snprintf(dev->cache_path, size, "%s/pipelines-%016" PRIx64 ".bin", dir, h);
+    snprintf(dev->cache_path, size, "%s/pipelines-%016" PRIx64 ".bin", dir, file_key(p));
     return VKMOE_OK;
 }
 

@@ -327,7 +327,8 @@ done:
         X(array, array) X(uma, uma) X(coherent, coherent)
 
 #define WORDS                                                                                              \
-    "-f16 -subgroup -broadcast -dot8 -bda -budget -hostimport -transfer -array -uma -coherent range= buffers= heap= " \
+    "-f16 -subgroup -broadcast -dot8 -bda -budget -hostimport -transfer -array -uma -coherent -tuned " \
+    "range= buffers= heap= "                                                                           \
     "alloc="
 
 static bool is_word(const char *w, size_t n, const char *word)
@@ -395,6 +396,8 @@ static enum vkmoe_status clamp_word(struct gpu_caps *c, const char *w, size_t n,
 
     if (eq && *w != '-')
         return clamp_size(c, w, n, (size_t)(eq - w), err);
+    if (is_word(w, n, "-tuned")) /* heeded by run/tuned.c */
+        return VKMOE_OK;
 #define GPU_X(word, field)          \
     if (is_word(w, n, "-" #word)) { \
         c->field = false;           \

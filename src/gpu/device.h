@@ -48,10 +48,20 @@ const struct gpu_caps *gpu_instance_device_caps(const struct gpu_instance *inst,
  * caller. */
 enum vkmoe_status gpu_instance_device_json(const struct gpu_instance *inst, uint32_t index, char **json,
                                            struct vkmoe_err *err);
+/* Applies a --caps list, as opening a device does. */
+enum vkmoe_status gpu_caps_clamp(struct gpu_caps *caps, const char *list, struct vkmoe_err *err);
 /* Index of the device named by digits or part of its name, any case; name NULL: the best usable one
  * (discrete, integrated, virtual, cpu, other; then the largest heap; then the lower index). */
 enum vkmoe_status gpu_instance_choose(const struct gpu_instance *inst, const char *name, uint32_t *index,
                                       struct vkmoe_err *err);
+/* NULL: nothing is kept on disk. */
+const char *gpu_instance_cache_dir(const struct gpu_instance *inst);
+/* What a file that is valid for one device with one driver has to name. */
+struct gpu_identity {
+    char file[17];  /* for file names: the same for all versions of the driver */
+    char text[192]; /* vendor, device, driver version and UUIDs, in hexadecimal digits and dashes */
+};
+void gpu_instance_identity(const struct gpu_instance *inst, uint32_t index, struct gpu_identity *id);
 /* Validation messages since opening (errors and warnings that are not on the suppression list). */
 uint64_t gpu_instance_validation_count(const struct gpu_instance *inst);
 /* True when the validation layer was asked for and is active. */
@@ -59,7 +69,7 @@ bool gpu_instance_validates(const struct gpu_instance *inst);
 
 struct gpu_device_params {
     const char *caps;        /* clamp list, NULL: none */
-    const char *shader_dir;  /* DIR/KERNEL.spv stands in for a built-in module; NULL: none */
+    const char *shader_dir;  /* DIR/KERNEL.spv stands in for a built-in one; NULL: none */
     bool compile_only;       /* never allocate memory (drivers without hardware); only pipelines work */
     bool exec_props;         /* enable pipeline statistics */
     bool robust;             /* enable robustBufferAccess (tests) */

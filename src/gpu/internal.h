@@ -90,8 +90,6 @@ bool gpu_phys_budget(const struct gpu_phys *p, uint64_t *budget, uint64_t *usage
 uint64_t gpu_budget_free(uint64_t heap, uint64_t budget, uint64_t usage, uint64_t own);
 /* Free bytes of the heap by VK_EXT_memory_budget, lies clamped; 0: unknown. */
 uint64_t gpu_phys_free_bytes(const struct gpu_phys *p);
-/* Applies a --caps list. */
-enum vkmoe_status gpu_caps_clamp(struct gpu_caps *caps, const char *list, struct vkmoe_err *err);
 /* True when caps allow a kernel with these needs. */
 bool gpu_caps_allow(const struct gpu_caps *caps, uint32_t needs);
 

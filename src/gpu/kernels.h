@@ -130,5 +130,7 @@ struct gpu_spirv {
 };
 extern const struct gpu_spirv gpu_spirv_modules[];
 extern const uint32_t gpu_spirv_count;
+/* A sum of all of them: another one, other kernels. */
+uint64_t gpu_spirv_sum(void);
 
 #endif
