@@ -19,7 +19,8 @@ mkdir -p "$headers/generated"
 
 flags=(-std=c11 -O2 -Wall -Wextra -Wshadow -Wundef -Wpointer-arith -Wstrict-prototypes -Werror
        -D_FILE_OFFSET_BITS=64 -Iinclude -Isrc -Ishaders -isystem "$headers" -I"$headers/generated"
-       '-DVKMOE_SOURCE_MODELS="models"' '-DVKMOE_INSTALL_MODELS="models"')
+       '-DVKMOE_SOURCE_MODELS="models"' '-DVKMOE_INSTALL_MODELS="models"'
+       '-DVKMOE_BUILD_COMMIT="none"')
 bad=0 n=0
 for source in src/*/*.c; do
     n=$((n + 1))
