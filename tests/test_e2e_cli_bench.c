@@ -88,6 +88,7 @@ static void check_keys(const cJSON *row)
                                        "text_wrapped",
                                        "fast_math",
                                        "variants",
+                                       "variant_list",
                                        "pool",
                                        "experts",
                                        "caps",

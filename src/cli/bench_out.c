@@ -163,6 +163,7 @@ static void ours(struct keys *k, const struct bench_head *h, const struct bench_
     truth(k, "text_wrapped", r->wrapped);
     truth(k, "fast_math", h->fast_math);
     string(k, "variants", h->variants);
+    string(k, "variant_list", vkmoe_device_variants(h->e->dev, NULL));
     string(k, "pool", h->pool ? h->pool : "auto");
     string(k, "experts", h->e->experts ? h->e->experts : "all");
     string(k, "caps", h->e->caps ? h->e->caps : "");
@@ -237,7 +238,8 @@ static void end_md(const struct bench_head *h, const struct bench_text *t, bool 
     printf("\nbuild: %s (vkmoe %s)\ndevice: %s", VKMOE_BUILD_COMMIT, vkmoe_version(), device);
     if (isfinite(h->read_gbs))
         printf("; a shader reads %.2f GB/s", h->read_gbs);
-    printf("\nkernels: %s variants, %s mathematics\n", h->variants, h->fast_math ? "--fast-math" : "exact");
+    printf("\nkernels: %s variants (%s), %s mathematics\n", h->variants,
+           vkmoe_device_variants(h->e->dev, NULL), h->fast_math ? "--fast-math" : "exact");
     if (t->synthetic)
         printf("tokens: pseudo-random (--synthetic): experts and hits are not those of real use\n");
     else if (!t->name[0])
