@@ -5,8 +5,10 @@
 #include "bench/kernels.h"
 #include "bench/runner.h"
 #include "bench/selftest.h"
+#include "bench/tune.h"
 #include "core/log.h"
 #include "gpu/commands.h"
+#include "run/tuned.h"
 #include "support/test.h"
 
 #define SPIRV_OP_FADD 129u
@@ -205,11 +207,65 @@ static void test_wrong(void **unused)
     remove_wrong("rmsnorm");
 }
 
+/* ---- tune
+ * -------------------------------------------------------------------------------------------------- */
+
+static void note_tuned(void *user, const struct bench_tune_row *row)
+{
+    assert_true(row->share > 0);
+    assert_non_null(strchr(row->variant, '='));
+    assert_null(strchr(row->variant, ','));
+    *(uint32_t *)user += row->chosen;
+}
+
+/* On a device whose only choice is the number of rows: quick to compile. */
+static void test_tune(void **unused)
+{
+    uint32_t chosen = 0;
+    struct bench_tune_params p = {.shapes = {*bench_shape(BENCH_NANO)},
+                                  .types = {MDL_Q8_0},
+                                  .n_shapes = 1,
+                                  .seconds = 3,
+                                  .row = note_tuned,
+                                  .user = &chosen};
+    const struct bench_device_params dp = {.caps = "-subgroup,-array", .cache_dir = shaders};
+    struct bench_device d;
+    struct bench_tune r;
+    struct run_tuned t;
+    struct vkmoe_err err;
+
+    (void)unused;
+    test_ok(bench_device_open(&d, &dp, &err), &err);
+    test_ok(bench_tune(&r, &d, &p, &err), &err);
+    assert_true(run_variants_usable(&r.best, gpu_device_caps(d.dev)));
+    assert_int_equal(r.best.core, RUN_CORE_SHARED);
+    assert_true(!r.complete || (r.measured >= 6 && chosen >= 3)); /* machines may be busy */
+    r.changed = true;                                             /* whatever it found: kept, and forgotten */
+    test_ok(bench_tune_remember(&r, &d, &err), &err);
+    run_tuned_read(&t, d.inst, gpu_device_info(d.dev)->index);
+    assert_non_null(strstr(t.variants, "core=shared,rows="));
+    test_ok(bench_tune_reset(&d, &err), &err);
+    run_tuned_read(&t, d.inst, gpu_device_info(d.dev)->index);
+    assert_string_equal(t.variants, "");
+    bench_device_close(&d);
+}
+
+static void test_shape_of_model(void **unused)
+{
+    struct bench_shape s;
+    enum mdl_type type;
+    struct vkmoe_err err;
+
+    (void)unused;
+    assert_int_equal(bench_tune_shape(&s, &type, shaders, &err), VKMOE_ERR_IO);
+}
+
 int main(void)
 {
-    const struct CMUnitTest tests[] = {cmocka_unit_test(test_every_kernel), cmocka_unit_test(test_models),
-                                       cmocka_unit_test(test_rows), cmocka_unit_test(test_good),
-                                       cmocka_unit_test(test_wrong)};
+    const struct CMUnitTest tests[] = {cmocka_unit_test(test_every_kernel),  cmocka_unit_test(test_models),
+                                       cmocka_unit_test(test_rows),          cmocka_unit_test(test_good),
+                                       cmocka_unit_test(test_wrong),         cmocka_unit_test(test_tune),
+                                       cmocka_unit_test(test_shape_of_model)};
 
     snprintf(shaders, sizeof(shaders), "%s", test_tmp());
     return cmocka_run_group_tests(tests, NULL, NULL);

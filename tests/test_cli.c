@@ -9,8 +9,8 @@
 #include "support/cli.h"
 #include "support/golden.h"
 
-static const char *const commands[] = {"devices", "convert", "inspect", "tokenize", "run",
-                                       "logits",  "eval",    "synth",   "bench",    "selftest"};
+static const char *const commands[] = {"devices", "convert", "inspect", "tokenize", "run", "logits",
+                                       "eval",    "synth",   "bench",   "selftest", "tune"};
 
 /* ---- help
  * ------------------------------------------------------------------------------------------------------- */

@@ -9,6 +9,7 @@ struct golden_case {
     const char *caps;
     uint32_t first, last; /* prompts */
     bool kv_f16, sub;
+    const char *variants;
 };
 
 static void compare_routes(const struct golden *g, const struct golden_run *run,
@@ -111,7 +112,7 @@ static void check_case(const struct golden_case *k)
         test_skip("no model to compare");
         return;
     }
-    device_open(&c, path, &(struct device_params){.caps = k->caps});
+    device_open(&c, path, &(struct device_params){.caps = k->caps, .variants = k->variants});
     for (uint32_t i = k->first; i <= k->last; i++) {
         struct golden g;
 
@@ -119,7 +120,8 @@ static void check_case(const struct golden_case *k)
             continue;
         loaded++;
         check_prompt(&c, &g, k);
-        if (!k->kv_f16 && (!k->caps || !device_slow(&c))) /* all positions' logits have been compared */
+        if (!k->kv_f16 && !k->variants &&
+            (!k->caps || !device_slow(&c))) /* all positions' logits have been compared */
             check_greedy(&c, &g, k);
         golden_free(&g);
     }
@@ -135,18 +137,20 @@ static void check_case(const struct golden_case *k)
         check_case(&(const struct golden_case){__VA_ARGS__}); \
     }
 
-CASE(test_free_prompts, NULL, 0, 1, false, false)
-CASE(test_scripture, NULL, 3, 3, false, false)
-CASE(test_scripture_subset, NULL, 3, 3, false, true)
-CASE(test_scripture_f16, NULL, 3, 3, true, false)
-CASE(test_c, NULL, 2, 2, false, false)
-CASE(test_german, NULL, 4, 4, false, false)
-CASE(test_politics, NULL, 5, 5, false, false) /* longer than a chunk */
-CASE(test_clamped, "range=1M,buffers=8", 3, 3, false, false)
-CASE(test_fast_paths_off, "-f16,-subgroup,-dot8,-bda,-budget,-hostimport,-transfer", 3, 3, false, false)
-CASE(test_no_array, "-array", 3, 3, false, false)
-CASE(test_staging, "-uma", 3, 3, false, false)
-CASE(test_not_coherent, "-coherent", 3, 3, false, false)
+CASE(test_free_prompts, NULL, 0, 1, false, false, NULL)
+CASE(test_scripture, NULL, 3, 3, false, false, NULL)
+CASE(test_scripture_subset, NULL, 3, 3, false, true, NULL)
+CASE(test_scripture_f16, NULL, 3, 3, true, false, NULL)
+CASE(test_c, NULL, 2, 2, false, false, NULL)
+CASE(test_german, NULL, 4, 4, false, false, NULL)
+CASE(test_politics, NULL, 5, 5, false, false, NULL) /* longer than a chunk */
+CASE(test_tuned_shared, .first = 3, .last = 3, .variants = "core=shared,rows=2,tile=shared,lanes=128")
+CASE(test_tuned_subgroup, .first = 3, .last = 3, .variants = "core=subgroup,rows=4,tile=shared,lanes=64")
+CASE(test_clamped, "range=1M,buffers=8", 3, 3, false, false, NULL)
+CASE(test_fast_paths_off, "-f16,-subgroup,-dot8,-bda,-budget,-hostimport,-transfer", 3, 3, false, false, NULL)
+CASE(test_no_array, "-array", 3, 3, false, false, NULL)
+CASE(test_staging, "-uma", 3, 3, false, false, NULL)
+CASE(test_not_coherent, "-coherent", 3, 3, false, false, NULL)
 
 int main(void)
 {
@@ -158,6 +162,8 @@ int main(void)
         cmocka_unit_test(test_c),
         cmocka_unit_test(test_german),
         cmocka_unit_test(test_politics),
+        cmocka_unit_test(test_tuned_shared),
+        cmocka_unit_test(test_tuned_subgroup),
         cmocka_unit_test(test_clamped),
         cmocka_unit_test(test_fast_paths_off),
         cmocka_unit_test(test_no_array),

@@ -16,7 +16,6 @@ enum vkmoe_status bench_device_open(struct bench_device *d, const struct bench_d
     struct gpu_device_params dp = {.shader_dir = p ? p->shader_dir : NULL, .skip_barrier = -1};
     enum vkmoe_status st = VKMOE_OK;
     struct run_tuned tuned = {0};
-    const char *from;
     char caps[512];
     uint32_t index;
 
@@ -28,8 +27,8 @@ enum vkmoe_status bench_device_open(struct bench_device *d, const struct bench_d
     TRY(run_tuned_caps(&tuned, p ? p->caps : NULL, caps, sizeof(caps), err));
     dp.caps = caps;
     TRY(gpu_device_open(&d->dev, d->inst, index, &dp, err));
-    TRY(run_tuned_variants(&tuned, p ? p->caps : NULL, p ? p->variants : NULL, d->dev, &d->variants, &from,
-                           err));
+    TRY(run_tuned_variants(&tuned, p ? p->caps : NULL, p ? p->variants : NULL, d->dev, &d->variants,
+                           &d->variants_from, err));
 done:
     if (st != VKMOE_OK)
         bench_device_close(d);

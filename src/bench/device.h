@@ -19,6 +19,7 @@ struct bench_device {
     struct gpu_instance *inst;
     struct gpu_device *dev;
     struct run_variants variants; /* models would run with these */
+    const char *variants_from;    /* "default", "tuned" or "forced" */
 };
 
 /* p NULL: defaults. Beside a vkmoe_context that is open this makes another instance and device. */

@@ -40,6 +40,8 @@ void device_open(struct device_case *c, const char *model, const struct device_p
     mp.lazy |= p->lazy;
     if (model)
         test_ok(run_model_open(&c->model, c->dev, model, &mp, NULL, &err), &err);
+    if (model && p->variants)
+        test_ok(run_variants_parse(&c->model->variants, p->variants, gpu_device_caps(c->dev), &err), &err);
 }
 
 void device_close(struct device_case *c)

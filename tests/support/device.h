@@ -15,6 +15,7 @@ struct device_case {
 
 struct device_params {
     const char *caps;
+    const char *variants; /* as --variants; NULL: the defaults */
     bool validation, lazy, robust;
     const struct run_model_params *model; /* NULL: defaults; lazy is added */
 };
