@@ -80,6 +80,13 @@ static struct gpu_device *open_device(bool stats)
 /* ---- registers
  * ------------------------------------------------------------------------------------------------ */
 
+/* Tiles of eight rows by four vectors per lane are for software drivers: AMD's compiler takes minutes over
+ * them and runs out of registers. */
+static bool for_narrow(const char *name)
+{
+    return !strcmp(name, "matmul_ln") || strstr(name, "_tile_ln");
+}
+
 static void every_kernel_is_listed(void **state)
 {
     bool seen[GPU_KERNEL_COUNT] = {false};
@@ -88,7 +95,7 @@ static void every_kernel_is_listed(void **state)
     for (uint32_t i = 0; i < n_cases; i++)
         seen[cases[i].kernel] = true;
     for (int k = 0; k < GPU_KERNEL_COUNT; k++)
-        if (!seen[k])
+        if (!seen[k] && !for_narrow(gpu_kernel_info((enum gpu_kernel)k)->name))
             fail_msg("tests/support/specs.c has no case for %s", gpu_kernel_info((enum gpu_kernel)k)->name);
 }
 

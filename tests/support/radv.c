@@ -28,12 +28,23 @@ static bool is(const struct specs_case *c, const char *prefix)
     return !strncmp(gpu_kernel_info(c->kernel)->name, prefix, strlen(prefix));
 }
 
+/* Elements of a row that lib/lanes.glsl takes at a time. */
+static uint32_t chunk_of(uint32_t format)
+{
+    return format == FMT_F32 ? 8 : format == FMT_F16 || format == FMT_BF16 ? 16 : 32;
+}
+
 /* Zeros: the kernel multiplies no matrix. */
 static struct work work_of(const struct specs_case *c)
 {
     struct spec_mat mat = {0};
     struct spec_expert expert = {0};
 
+    if (strstr(gpu_kernel_info(c->kernel)->name, "_ln")) {
+        const uint32_t chunk = chunk_of(is(c, "mat") ? c->spec[4] : c->spec[5]); /* format, fmt_gate */
+
+        return (struct work){4 * chunk, 1};
+    }
     if (is(c, "matmul") || strstr(gpu_kernel_info(c->kernel)->name, "_tile"))
         return (struct work){TILE_K * TILE_SUMS, TILE_K};
     if (is(c, "matvec")) {

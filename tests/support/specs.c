@@ -90,6 +90,10 @@ static void add_matrices(struct list *l, const struct bench_shape *s, enum mdl_t
         ADD(l, matvec, f, use, m);
         m.wg = SUBGROUP;
         ADD(l, matvec_sg, f, use, m);
+        m.rows = 4 * SUBGROUP;
+        if (!head)
+            ADD(l, matvec_ln, f, use, m);
+        m.rows = 4;
         m.wg = 128;
         ADD(l, matmul, f, use, m);
     }
@@ -113,25 +117,30 @@ static void add_experts(struct list *l, const struct bench_shape *s, enum mdl_ty
                                      .n_segs = 1,
                                      .rows = 4,
                                      .aligned = word_aligned(t)};
-    struct spec_expert up = base, down = base, tile = base, team = base;
+    struct spec_expert up = base, down = base, tile = base, team = base, lanes = base;
 
     up.wg = row_lanes(s->dim);
     down.wg = row_lanes(s->ff);
     tile.wg = 128;
-    team.wg = SUBGROUP;
+    team.wg = lanes.wg = SUBGROUP;
+    lanes.rows = 4 * SUBGROUP;
     ADD(l, expert_gate_up, f, "", up);
     ADD(l, expert_gate_up_sg, f, "", team);
     ADD(l, expert_down, f, "", down);
     ADD(l, expert_down_sg, f, "", team);
     ADD(l, expert_gate_up_tile, f, "", tile);
     ADD(l, expert_down_tile, f, "", tile);
-    up.n_segs = down.n_segs = tile.n_segs = team.n_segs = shapes[l->shape].n_segs;
+    ADD(l, expert_gate_up_ln, f, "", lanes);
+    ADD(l, expert_down_ln, f, "", lanes);
+    up.n_segs = down.n_segs = tile.n_segs = team.n_segs = lanes.n_segs = shapes[l->shape].n_segs;
     ADD(l, expert_gate_up_arr, f, "", up);
     ADD(l, expert_gate_up_sg_arr, f, "", team);
     ADD(l, expert_down_arr, f, "", down);
     ADD(l, expert_down_sg_arr, f, "", team);
     ADD(l, expert_gate_up_tile_arr, f, "", tile);
     ADD(l, expert_down_tile_arr, f, "", tile);
+    ADD(l, expert_gate_up_ln_arr, f, "", lanes);
+    ADD(l, expert_down_ln_arr, f, "", lanes);
 }
 
 static void add_attention(struct list *l, const struct bench_shape *s, uint32_t f16)
