@@ -15,7 +15,9 @@ layout(std430, set = 0, binding = 1) readonly restrict buffer W { uint data[]; }
 layout(std430, set = 0, binding = 2) writeonly restrict buffer X { float data[]; } x;
 
 #define LOAD_WORD(i) weights.data[i]
+#define LOAD_WORD4(i) uvec4(0u)
 #define WORDS_ALIGNED false
+#define WORDS_WIDE false
 #include "lib/dequant.glsl"
 
 void store4(uint at, uint n, vec4 v)

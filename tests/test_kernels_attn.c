@@ -296,9 +296,9 @@ static void test_attn_one(void **unused)
                 attn_one_case(kernels[v], &shapes[cases[i].shape], cases[i].wg, cases[i].pos);
 }
 
-static void attn_many_case(const struct shape *s, uint32_t pos, uint32_t n_tokens)
+static void attn_many_case(enum gpu_kernel k, const struct shape *s, uint32_t pos, uint32_t n_tokens)
 {
-    const struct spec_attn spec = attn_spec(s, 128, 1);
+    const struct spec_attn spec = attn_spec(s, kt_cut(k, 128, 0).wg, 1);
     char what[96];
     struct attn_data a;
 
@@ -308,9 +308,9 @@ static void attn_many_case(const struct shape *s, uint32_t pos, uint32_t n_token
                             {a.k.words, a.k.n_words * 4, KT_IN, false},
                             {a.v.words, a.v.n_words * 4, KT_IN, false},
                             {a.out, a.n_out * 4, KT_OUT, false}};
-    KT_RUN(GPU_K_attn_many, spec, NULL, bufs, s->n_heads, (n_tokens + ATTN_QUERIES - 1) / ATTN_QUERIES, 1);
-    snprintf(what, sizeof(what), "attn_many: head %u, heads %u/%u, position %u, %u tokens", s->head_dim,
-             s->n_heads, s->n_kv, pos, n_tokens);
+    KT_RUN(k, spec, NULL, bufs, s->n_heads, (n_tokens + ATTN_QUERIES - 1) / ATTN_QUERIES, 1);
+    snprintf(what, sizeof(what), "%s: head %u, heads %u/%u, position %u, %u tokens", gpu_kernel_info(k)->name,
+             s->head_dim, s->n_heads, s->n_kv, pos, n_tokens);
     kt_close(what, a.out, a.want, a.n_out, ATTN_NMSE, KT_LARGEST);
     attn_free(&a);
 }
@@ -329,18 +329,22 @@ static void test_attn_many(void **unused)
 
     (void)unused;
     for (uint32_t i = 0; i < COR_COUNT(cases); i++)
-        if (kt_wanted(i))
-            attn_many_case(&shapes[cases[i].shape], cases[i].pos, cases[i].n_tokens);
+        for (int v = 0; v < 2 && kt_wanted(i); v++) {
+            const struct shape *s = &shapes[cases[i].shape];
+            enum gpu_kernel k = v ? GPU_K_attn_many_ln : GPU_K_attn_many;
+
+            if ((v == 0 || s->head_dim % 8 == 0) && kt_usable(k))
+                attn_many_case(k, s, cases[i].pos, cases[i].n_tokens);
+        }
 }
 
 /* NaN in what a query sees ends in NaN, not in a silent number. */
-static void test_attn_nan(void **unused)
+static void attn_nan_case(enum gpu_kernel k)
 {
     const struct shape s = {8, 1, 1, 0, false, false, false};
-    const struct spec_attn spec = attn_spec(&s, 128, 1);
+    const struct spec_attn spec = attn_spec(&s, kt_cut(k, 128, 0).wg, 1);
     struct attn_data a;
 
-    (void)unused;
     attn_make(&a, &s, 0, 20);
     a.k.words[10 * 8] = kt_bits(NAN);
     struct kt_buf bufs[] = {{a.state, STEP_TOKENS * 4, KT_IN, false},
@@ -348,11 +352,19 @@ static void test_attn_nan(void **unused)
                             {a.k.words, a.k.n_words * 4, KT_IN, false},
                             {a.v.words, a.v.n_words * 4, KT_IN, false},
                             {a.out, a.n_out * 4, KT_OUT, false}};
-    KT_RUN(GPU_K_attn_many, spec, NULL, bufs, 1, 2, 1);
+    KT_RUN(k, spec, NULL, bufs, 1, 2, 1);
     for (uint32_t t = 0; t < 20; t++)
         for (uint32_t d = 0; d < 8; d++)
             assert_int_equal(isnan(a.out[t * 8 + d]) != 0, t >= 10);
     attn_free(&a);
+}
+
+static void test_attn_nan(void **unused)
+{
+    (void)unused;
+    attn_nan_case(GPU_K_attn_many);
+    if (kt_usable(GPU_K_attn_many_ln))
+        attn_nan_case(GPU_K_attn_many_ln);
 }
 
 int main(void)

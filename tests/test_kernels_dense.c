@@ -181,9 +181,10 @@ struct mat_case {
     uint32_t k, n_rows, t;
     uint32_t wg, rows; /* matvec: lanes and rows per workgroup */
     uint32_t off;      /* bytes before the first row */
-    bool add, aligned, count_rows;
+    uint32_t aligned;
+    bool add, count_rows;
     bool tight; /* input rows stand right behind each other */
-    bool wild; /* bytes at random: infinite and NaN values occur */
+    bool wild;  /* bytes at random: infinite and NaN values occur */
 };
 
 static void wild_bytes(struct kt_matrix *m, const struct mat_case *c)
@@ -266,19 +267,35 @@ static void mat_case(enum gpu_kernel k, const struct mat_case *c)
 static const struct mat_case matvec_cases[] = {
     {.type = MDL_F32, .k = 1, .n_rows = 1, .t = 1, .wg = 32, .rows = 1},
     {.type = MDL_F32, .k = 300, .n_rows = 19, .t = 2, .wg = 64, .rows = 4, .off = 2},
-    {.type = MDL_F32, .k = 256, .n_rows = 9, .t = 1, .wg = 128, .rows = 8, .aligned = true, .add = true},
+    {.type = MDL_F32, .k = 256, .n_rows = 9, .t = 1, .wg = 128, .rows = 8, .aligned = 2, .add = true},
     {.type = MDL_F16, .k = 1, .n_rows = 5, .t = 2, .wg = 32, .rows = 3},
     {.type = MDL_F16, .k = 333, .n_rows = 21, .t = 1, .wg = 96, .rows = 5, .off = 2, .add = true},
-    {.type = MDL_F16, .k = 512, .n_rows = 12, .t = 1, .wg = 64, .rows = 4, .aligned = true, .tight = true},
+    {.type = MDL_F16, .k = 512, .n_rows = 12, .t = 1, .wg = 64, .rows = 4, .aligned = 2, .tight = true},
     {.type = MDL_BF16, .k = 7, .n_rows = 3, .t = 3, .wg = 32, .rows = 2, .off = 6},
     {.type = MDL_BF16, .k = 1023, .n_rows = 7, .t = 1, .wg = 128, .rows = 8, .add = true},
-    {.type = MDL_BF16, .k = 264, .n_rows = 30, .t = 1, .wg = 32, .rows = 4, .off = 4, .aligned = true},
+    {.type = MDL_BF16, .k = 264, .n_rows = 30, .t = 1, .wg = 32, .rows = 4, .off = 4, .aligned = 1},
     {.type = MDL_Q8_0, .k = 32, .n_rows = 1, .t = 1, .wg = 32, .rows = 4},
-    {.type = MDL_Q8_0, .k = 1120, .n_rows = 23, .t = 2, .wg = 128, .rows = 4, .off = 2, .add = true, .tight = true},
+    {.type = MDL_Q8_0,
+     .k = 1120,
+     .n_rows = 23,
+     .t = 2,
+     .wg = 128,
+     .rows = 4,
+     .off = 2,
+     .add = true,
+     .tight = true},
     {.type = MDL_Q8_0, .k = 96, .n_rows = 25, .t = 1, .wg = 64, .rows = 2, .wild = true},
     {.type = MDL_Q4_0, .k = 32, .n_rows = 2, .t = 1, .wg = 64, .rows = 1, .off = 2},
     {.type = MDL_Q4_0, .k = 736, .n_rows = 33, .t = 1, .wg = 64, .rows = 8, .add = true},
-    {.type = MDL_Q4_0, .k = 96, .n_rows = 25, .t = 2, .wg = 32, .rows = 4, .off = 2, .wild = true, .tight = true},
+    {.type = MDL_Q4_0,
+     .k = 96,
+     .n_rows = 25,
+     .t = 2,
+     .wg = 32,
+     .rows = 4,
+     .off = 2,
+     .wild = true,
+     .tight = true},
     {.type = MDL_F16, .k = 40, .n_rows = 25, .t = 1, .wg = 32, .rows = 4, .off = 2, .wild = true},
 };
 
@@ -297,8 +314,16 @@ static const struct mat_case matmul_cases[] = {
     {.type = MDL_F32, .k = 1, .n_rows = 1, .t = 1, .wg = 128},
     {.type = MDL_F32, .k = 75, .n_rows = 130, .t = 33, .wg = 128, .off = 2, .add = true},
     {.type = MDL_F16, .k = 161, .n_rows = 65, .t = 5, .wg = 128, .off = 2, .count_rows = true},
-    {.type = MDL_F16, .k = 256, .n_rows = 200, .t = 64, .wg = 128, .aligned = true},
-    {.type = MDL_BF16, .k = 300, .n_rows = 64, .t = 40, .wg = 128, .off = 4, .aligned = true, .add = true, .tight = true},
+    {.type = MDL_F16, .k = 256, .n_rows = 200, .t = 64, .wg = 128, .aligned = 2},
+    {.type = MDL_BF16,
+     .k = 300,
+     .n_rows = 64,
+     .t = 40,
+     .wg = 128,
+     .off = 4,
+     .aligned = 1,
+     .add = true,
+     .tight = true},
     {.type = MDL_Q8_0, .k = 32, .n_rows = 3, .t = 2, .wg = 128},
     {.type = MDL_Q8_0, .k = 288, .n_rows = 100, .t = 31, .wg = 128, .off = 2, .count_rows = true},
     {.type = MDL_Q4_0, .k = 160, .n_rows = 67, .t = 70, .wg = 128, .off = 2, .tight = true},

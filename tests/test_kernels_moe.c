@@ -11,7 +11,7 @@ struct expert_case {
     uint32_t dim, ff, k, n_tokens;
     enum mdl_type gate, up, down;
     uint32_t wg, rows, gap; /* gap: bytes between the matrices of a slot */
-    bool aligned;
+    uint32_t aligned;
 };
 
 enum { EXPERTS = 9, SEGS = 3, PER_SEG = 3, MAX_TILES = 64 };
@@ -209,11 +209,12 @@ static void expert_step(struct expert_data *d, enum gpu_kernel k, bool down, boo
 }
 
 static const struct expert_case cases[] = {
-    {96, 64, 3, 2, MDL_Q4_0, MDL_Q4_0, MDL_Q8_0, 32, 4, 2, false},
-    {33, 21, 2, 3, MDL_F16, MDL_BF16, MDL_F32, 64, 3, 2, false},
-    {64, 160, 7, 40, MDL_Q8_0, MDL_F32, MDL_Q4_0, 128, 8, 6, false},
-    {136, 72, 4, 70, MDL_BF16, MDL_BF16, MDL_BF16, 32, 4, 4, true},
-    {1, 1, 1, 1, MDL_F32, MDL_F16, MDL_F16, 32, 1, 0, false},
+    {96, 64, 3, 2, MDL_Q4_0, MDL_Q4_0, MDL_Q8_0, 32, 4, 2, 0},
+    {33, 21, 2, 3, MDL_F16, MDL_BF16, MDL_F32, 64, 3, 2, 0},
+    {64, 160, 7, 40, MDL_Q8_0, MDL_F32, MDL_Q4_0, 128, 8, 6, 0},
+    {136, 72, 4, 70, MDL_BF16, MDL_BF16, MDL_BF16, 32, 4, 4, 1},
+    {96, 64, 3, 12, MDL_BF16, MDL_F16, MDL_F32, 32, 4, 16, 2},
+    {1, 1, 1, 1, MDL_F32, MDL_F16, MDL_F16, 32, 1, 0, 0},
 };
 
 static void test_experts(void **unused)

@@ -1,7 +1,8 @@
 /* Weight blocks as they stand in a GGUF file: the only place that knows what their bits mean (model/quant.h
  * is the same in C). Offsets are in bytes; rows may start at any even offset.
  * Before inclusion: LOAD_WORD(i), 32-bit word i of the binding; WORDS_ALIGNED, true when every row of an
- * unquantised matrix starts on a 4-byte boundary. */
+ * unquantised matrix starts on a 4-byte boundary; WORDS_WIDE, true when all of them start on a 16-byte
+ * boundary, and LOAD_WORD4(i), words 4 i .. 4 i + 3, for that case. */
 #ifndef LIB_DEQUANT_GLSL
 #define LIB_DEQUANT_GLSL
 
@@ -40,8 +41,10 @@ uvec2 load_u64(uint off)
 uvec4 load_u128(uint off)
 {
     uint i = off >> 2;
-    uvec4 w = uvec4(LOAD_WORD(i), LOAD_WORD(i + 1u), LOAD_WORD(i + 2u), LOAD_WORD(i + 3u));
 
+    if (WORDS_WIDE)
+        return LOAD_WORD4(i >> 2);
+    uvec4 w = uvec4(LOAD_WORD(i), LOAD_WORD(i + 1u), LOAD_WORD(i + 2u), LOAD_WORD(i + 3u));
     if (!WORDS_ALIGNED) {
         uint sh = (off & 3u) * 8u;
         uvec4 next = uvec4(w.yzw, LOAD_WORD(i + 3u + uint(sh != 0u)));

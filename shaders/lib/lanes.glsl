@@ -1,8 +1,8 @@
 /* The core of lib/rows.glsl for narrow devices, whose lanes run one after the other or nearly so and pay for
  * every load from a buffer: each lane sums four matrix rows of its own, row, row + WG, row + 2 WG and
  * row + 3 WG, in chunks of 8 words at most; each input element is loaded once per workgroup, which is one
- * subgroup, and broadcast. No reduction; f32 sums in the order of k (blocks are summed before they are scaled), so that a
- * result does not depend on its place. ROWS is 4 WG; WG is the subgroup size, 4 or more.
+ * subgroup, and broadcast. No reduction; f32 sums in the order of k (blocks are summed before they are
+ * scaled), so that a result does not depend on its place. ROWS is 4 WG; WG is the subgroup size, 4 or more.
  * Before inclusion: as lib/rows.glsl. */
 #ifndef LIB_LANES_GLSL
 #define LIB_LANES_GLSL

@@ -8,18 +8,27 @@
 #include "shared/step.h"
 
 #ifdef SEG_ARRAY
-layout(std430, set = 0, binding = SEG_BINDING) readonly restrict buffer Segments {
+layout(std430, set = 0, binding = SEG_BINDING) readonly buffer Segments {
     uint data[];
 } segments[N_SEGS];
+layout(std430, set = 0, binding = SEG_BINDING) readonly buffer Segments4 {
+    uvec4 data[];
+} segments4[N_SEGS];
 uint segment_index;
 #define LOAD_WORD(i) segments[segment_index].data[i]
+#define LOAD_WORD4(i) segments4[segment_index].data[i]
 #else
-layout(std430, set = 0, binding = SEG_BINDING) readonly restrict buffer Segment {
+layout(std430, set = 0, binding = SEG_BINDING) readonly buffer Segment {
     uint data[];
 } segment;
+layout(std430, set = 0, binding = SEG_BINDING) readonly buffer Segment4 {
+    uvec4 data[];
+} segment4;
 #define LOAD_WORD(i) segment.data[i]
+#define LOAD_WORD4(i) segment4.data[i]
 #endif
-#define WORDS_ALIGNED (ALIGNED != 0u)
+#define WORDS_ALIGNED (ALIGNED >= 1u)
+#define WORDS_WIDE (ALIGNED >= 2u)
 
 /* Makes the segment of `slot` the one LOAD_WORD reads and sets base to the byte where the slot starts.
  * False: nothing to do here (no slot, or the slot of another dispatch). */

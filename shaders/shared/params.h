@@ -86,9 +86,9 @@ PUSH_END(push_tags, 8)
 #define SPEC_RMSNORM(X) X(0, wg, WG) X(1, dim, DIM) X(2, eps_bits, EPS_BITS) X(3, from_row0, FROM_ROW0)
 
 /* k: row length; n_out: stride of an output row, elements; k_stride: stride of an input row, elements;
- * add: y += instead of y =; rows: matrix rows per workgroup (matvec), 1..8; aligned: every block starts on
- * a 4-byte boundary (pure speed); count_rows (matmul): the number of input rows is n_rows of the step,
- * else n_tokens. */
+ * add: y += instead of y =; rows: matrix rows per workgroup (matvec: 1..8, kernels of rows on lanes: 4 or
+ * 8 WG); aligned (pure speed): 1: every block starts on a 4-byte boundary, 2: every row on a 16-byte one;
+ * count_rows (matmul): the number of input rows is n_rows of the step, else n_tokens. */
 #define SPEC_MAT(X)                                                                                          \
     X(0, wg, WG) X(1, k, K) X(2, n_out, N_OUT) X(3, k_stride, K_STRIDE) X(4, format, FORMAT)                 \
     X(5, row_bytes, ROW_BYTES) X(6, add, ADD) X(7, rows, ROWS) X(8, aligned, ALIGNED)                         \

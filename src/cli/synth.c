@@ -32,8 +32,8 @@ static int synth_main(const struct cli_cmd *cmd, int argc, char **argv)
         {"--layers", CLI_INT, &layers, "N", "instead of the shape's own number", 1, 1024},
         {"--experts", CLI_INT, &experts, "N", "routed experts of each layer, instead of the shape's own", 1,
          512},
-        {"--vocab", CLI_INT, &vocab, "N", "tokens, instead of the shape's own number; the last ends a text", 257,
-         1 << 24},
+        {"--vocab", CLI_INT, &vocab, "N", "tokens, instead of the shape's own number; the last ends a text",
+         257, 1 << 24},
         {0},
     };
     struct cli_progress bar = {.what = "writing"};

@@ -155,8 +155,8 @@ static void query_properties2(struct gpu_phys *p)
     p->caps.subgroup_size = sg.subgroupSize;
     p->caps.subgroup =
         (sg.supportedStages & VK_SHADER_STAGE_COMPUTE_BIT) && (sg.supportedOperations & ops) == ops;
-    p->caps.broadcast = p->caps.subgroup && sg.subgroupSize >= 4 &&
-                        (sg.supportedOperations & VK_SUBGROUP_FEATURE_BALLOT_BIT);
+    p->caps.broadcast =
+        p->caps.subgroup && sg.subgroupSize >= 4 && (sg.supportedOperations & VK_SUBGROUP_FEATURE_BALLOT_BIT);
     snprintf(p->info.driver, sizeof(p->info.driver), "%s",
              drv.driverName[0] ? drv.driverName : "unknown driver");
     if (drv.driverInfo[0])
@@ -320,11 +320,11 @@ done:
 /* ---- clamps
  * ------------------------------------------------------------------------------------------------- */
 
-#define CLAMP_FLAGS(X)                                                                                 \
-    X(f16, f16)                                                                                        \
-    X(subgroup, subgroup) X(broadcast, broadcast)                                                      \
-    X(dot8, dot8) X(bda, bda) X(budget, budget) X(hostimport, host_import) X(transfer, transfer_queue) \
-        X(array, array) X(uma, uma) X(coherent, coherent)
+#define CLAMP_FLAGS(X)                                                                             \
+    X(f16, f16)                                                                                    \
+    X(subgroup, subgroup)                                                                          \
+    X(broadcast, broadcast) X(dot8, dot8) X(bda, bda) X(budget, budget) X(hostimport, host_import) \
+        X(transfer, transfer_queue) X(array, array) X(uma, uma) X(coherent, coherent)
 
 #define WORDS                                                                                              \
     "-f16 -subgroup -broadcast -dot8 -bda -budget -hostimport -transfer -array -uma -coherent -tuned " \

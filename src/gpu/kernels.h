@@ -32,6 +32,7 @@
     X(attn_one, push_none, 7, 0, GPU_NEED_NONE)                                                              \
     X(attn_one_sg, push_none, 7, 0, GPU_NEED_SUBGROUP)                                                       \
     X(attn_many, push_none, 5, 0, GPU_NEED_NONE)                                                             \
+    X(attn_many_ln, push_none, 5, 0, GPU_NEED_BROADCAST)                                                     \
     X(router, push_layer, 3, 0, GPU_NEED_NONE)                                                               \
     X(resolve, push_resolve, 7, 0, GPU_NEED_NONE)                                                            \
     X(group, push_group, 8, 0, GPU_NEED_NONE)                                                                \

@@ -108,11 +108,21 @@ static uint32_t tile_lanes(const struct run_graph *g)
     return variants_of(g)->tile == RUN_TILE_LANES ? caps_of(g)->subgroup_size : TILE_WG;
 }
 
-static bool word_aligned(enum mdl_type t, uint64_t row_bytes)
+/* Of unquantised rows: 2 on 16-byte boundaries, 1 on those of words, else 0. at: a byte that one starts at.
+ */
+static uint32_t alignment(enum mdl_type t, uint64_t row_bytes, uint64_t at)
 {
     const struct mdl_type_info *info = mdl_type_find(t);
+    uint64_t all = row_bytes | at;
 
-    return row_bytes % 4 == 0 && (info->block_elems == 1 || info->block_bytes % 4 == 0);
+    if (info->block_elems == 1 && all % 16 == 0)
+        return 2;
+    return all % 4 == 0 && (info->block_elems == 1 || info->block_bytes % 4 == 0);
+}
+
+static uint32_t min32(uint32_t a, uint32_t b)
+{
+    return a < b ? a : b;
 }
 
 static enum gpu_kernel pick(const struct run_graph *g, enum gpu_kernel base, enum gpu_kernel subgroup)
@@ -189,7 +199,7 @@ static void matrix_piece(const struct run_graph *g, const struct run_matrix *m, 
         .row_bytes = (uint32_t)m->row_bytes,
         .add = u->add,
         .rows = u->many ? tile_rows(g) : matvec_rows(g),
-        .aligned = word_aligned(m->type, m->row_bytes),
+        .aligned = alignment(m->type, m->row_bytes, 0),
         .count_rows = u->count_rows,
     };
     const struct push_mat push = {.out0 = out0 + p->row0, .n_rows = p->n_rows, .w_off = 0};
@@ -252,8 +262,11 @@ static void attention(const struct run_graph *g, uint32_t layer)
 {
     const struct mdl_config *c = config_of(g);
     const struct run_state *s = g->state;
+    bool on_lanes = variants_of(g)->tile == RUN_TILE_LANES && c->head_dim % 8 == 0;
     const struct spec_attn spec = {
-        .wg = g->many ? TILE_WG : lanes(g),
+        .wg = !g->many   ? lanes(g)
+              : on_lanes ? tile_lanes(g)
+                         : TILE_WG,
         .head_dim = c->head_dim,
         .n_heads = c->n_heads,
         .n_kv = c->n_kv_heads,
@@ -270,8 +283,8 @@ static void attention(const struct run_graph *g, uint32_t layer)
 
     cost(g, run_cost_attention(c, element(s->k_f16), element(s->v_f16)));
     if (g->many)
-        PUT(g, GPU_K_attn_many, spec, many, no_push, run_fixed(c->n_heads), run_per(DIM_TOKENS, ATTN_QUERIES),
-            DIM_1);
+        PUT(g, on_lanes ? GPU_K_attn_many_ln : GPU_K_attn_many, spec, many, no_push, run_fixed(c->n_heads),
+            run_per(DIM_TOKENS, ATTN_QUERIES), DIM_1);
     else
         PUT(g, pick(g, GPU_K_attn_one, GPU_K_attn_one_sg), spec, one, no_push, run_fixed(c->n_heads),
             run_per(DIM_CONTEXT, ATTN_SPLIT), DIM_1);
@@ -371,9 +384,11 @@ static struct spec_expert expert_spec(const struct run_graph *g, uint32_t layer,
     const struct mdl_config *c = config_of(g);
     const struct run_pool *pool = &g->model->pool;
     const struct run_expert_layout *at = &pool->layout[layer];
-    bool aligned = step == GATE_UP ? word_aligned(at->gate, mdl_row_bytes(at->gate, c->dim)) &&
-                                         word_aligned(at->up, mdl_row_bytes(at->up, c->dim))
-                                   : word_aligned(at->down, mdl_row_bytes(at->down, c->ff_expert));
+    uint32_t aligned =
+        step == GATE_UP
+            ? min32(alignment(at->gate, mdl_row_bytes(at->gate, c->dim), pool->slot_bytes),
+                    alignment(at->up, mdl_row_bytes(at->up, c->dim), pool->slot_bytes | at->up_off))
+            : alignment(at->down, mdl_row_bytes(at->down, c->ff_expert), pool->slot_bytes | at->down_off);
 
     return (struct spec_expert){
         .wg = g->many ? tile_lanes(g) : row_lanes(g, step == GATE_UP ? c->dim : c->ff_expert),

@@ -22,6 +22,7 @@
 #define KT_PROGRAM_attn_one                KT_ATTN
 #define KT_PROGRAM_attn_one_sg             KT_ATTN
 #define KT_PROGRAM_attn_many               KT_ATTN
+#define KT_PROGRAM_attn_many_ln            KT_ATTN
 #define KT_PROGRAM_router                  KT_STEP
 #define KT_PROGRAM_resolve                 KT_STEP
 #define KT_PROGRAM_group                   KT_STEP
