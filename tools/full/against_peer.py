@@ -2,7 +2,8 @@
 """Speed against llama.cpp's Vulkan backend: the same file, the same driver, in turn, in one run.
 
     tools/full/against_peer.py BUILD DRIVER [--peer FOLDER] [--model FILE] [--tests pp64,pp256,tg16]
-                               [--rounds N] [--only ours|peer] [--exact] [--no-limits] [--option=-X...]
+                               [--rounds N] [--only ours|peer] [--exact] [--complete] [--no-limits]
+                               [--option=-X...]
 
 The file has EMO's widths, 2 layers, a vocabulary of 32000 and random weights in Q4_0 (`vkmoe synth`, once
 per build). Each round starts one process of llama.cpp and one of ours for each test; both warm up first, with
@@ -61,6 +62,17 @@ def of_peer(folder, environment, model, test):
     return result["prefill_tps" if kind == "pp" else "decode_tps"]
 
 
+def of_complete(folder, environment, model, test):
+    """As of_peer, with logits (peer_complete.mjs); None: a prompt, where the backend dies on lavapipe."""
+    kind, n = split(test)
+    if kind == "pp":
+        return None
+    done = subprocess.run(["node", ROOT / "tools/full/peer_complete.mjs", folder, model, str(n)],
+                          env=dict(environment, GGML_VK_VISIBLE_DEVICES="0"),
+                          stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    return None if done.returncode else json.loads(done.stdout.splitlines()[-1])["decode_tps"]
+
+
 def of_ours(program, environment, model, test, options):
     kind, n = split(test)
     ids = ",".join(str(300 + i * 7919 % 2000) for i in range(n if kind == "pp" else 64))  # as llama_peer.mjs
@@ -108,6 +120,7 @@ def parse():
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--only", choices=("ours", "peer"))
     parser.add_argument("--exact", action="store_true")
+    parser.add_argument("--complete", action="store_true", help="llama.cpp with logits, too")
     parser.add_argument("--no-limits", action="store_true")
     parser.add_argument("--option", action="append", default=[], help="for `vkmoe bench`")
     return parser.parse_args()
@@ -126,6 +139,10 @@ def measure(args, program, environment, model, tests, columns):
                         columns.remove("peer")
                         print("llama.cpp does not run on this driver", flush=True)
                         continue
+                elif column == "complete":
+                    v = of_complete(args.peer, environment, model, test)
+                    if v is None:
+                        continue
                 else:
                     v = of_ours(program, environment, model, test,
                                 args.option + ([] if column == "ours" else ["--fast-math"]))
@@ -137,7 +154,8 @@ def measure(args, program, environment, model, tests, columns):
 def judge(args, found):
     """Prints figures and the table; the number of tests that hold their limit, and of those that do not."""
     good = bad = 0
-    table = ["| test | llama.cpp | ours | ratio | ratio of best | --fast-math | ratio |", "|---" * 7 + "|"]
+    table = ["| test | llama.cpp | ours | ratio | of best | --fast-math | ratio | with logits | ratio |",
+             "|---" * 9 + "|"]
     for test, by in found.items():
         peer, cells = by.get("peer"), []
         for column, limits in (("ours", LIMITS), ("fast", FAST_LIMITS)):
@@ -157,9 +175,14 @@ def judge(args, found):
             print(f"figure against-peer {args.driver} {test} alone {statistics.median(by['ours']):.2f} ok")
             good += 1
         (ours, ratio, best), (fast, fast_ratio, _) = cells
-        table.append(f"| {test} | {spread(peer)} | {ours} | {ratio} | {best} | {fast} | {fast_ratio} |")
+        whole, mine = by.get("complete"), by.get("ours")
+        last = f"{statistics.median(mine) / statistics.median(whole):.2f}" if whole and mine else "-"
+        table.append(f"| {test} | {spread(peer)} | {ours} | {ratio} | {best} | {fast} | {fast_ratio} | "
+                     f"{spread(whole)} | {last} |")
     print("\ntokens per second, median (smallest-largest)\n")
     print("\n".join(table))
+    print("\nllama_peer.mjs asks for no logits: llama.cpp then runs no output head, and no router and\n"
+          "experts in the last layer. `with logits` is its decoding of whole tokens, which ours always are.")
     return good, bad
 
 
@@ -179,6 +202,8 @@ def main():
             return 0
         args.peer = args.peer or carved_in_llama.PEER
         columns.append("peer")
+        if args.complete:
+            columns.append("complete")
     if args.only != "peer":
         columns.append("ours")
         if not args.exact and has_option(program, "--fast-math"):
