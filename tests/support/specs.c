@@ -60,11 +60,13 @@ static uint32_t row_lanes(uint32_t k)
     return wg;
 }
 
-static uint32_t word_aligned(enum mdl_type t)
+static uint32_t alignment(enum mdl_type t)
 {
     const struct mdl_type_info *info = mdl_type_find(t);
 
-    return info->block_elems == 1 || info->block_bytes % 4 == 0;
+    if (info->block_elems == 1)
+        return 2; /* rows of these models are multiples of 16 bytes */
+    return info->block_bytes % 4 == 0;
 }
 
 static void add_matrices(struct list *l, const struct bench_shape *s, enum mdl_type t)
@@ -78,7 +80,7 @@ static void add_matrices(struct list *l, const struct bench_shape *s, enum mdl_t
                          .format = t,
                          .row_bytes = (uint32_t)mdl_row_bytes(t, s->dim),
                          .rows = 4,
-                         .aligned = word_aligned(t)};
+                         .aligned = alignment(t)};
 
     ADD(l, embed, f, "", embed);
     for (int head = 0; head < 2; head++) { /* projections; the one that adds */
@@ -91,7 +93,7 @@ static void add_matrices(struct list *l, const struct bench_shape *s, enum mdl_t
         m.wg = SUBGROUP;
         ADD(l, matvec_sg, f, use, m);
         m.rows = 4 * SUBGROUP;
-        if (!head)
+        if (!head && l->shape == SPECS_EMO) /* for narrow devices; may be chosen elsewhere */
             ADD(l, matvec_ln, f, use, m);
         m.rows = 4;
         m.wg = 128;
@@ -116,7 +118,7 @@ static void add_experts(struct list *l, const struct bench_shape *s, enum mdl_ty
                                      .slots_per_seg = 64,
                                      .n_segs = 1,
                                      .rows = 4,
-                                     .aligned = word_aligned(t)};
+                                     .aligned = alignment(t)};
     struct spec_expert up = base, down = base, tile = base, team = base, lanes = base;
 
     up.wg = row_lanes(s->dim);
@@ -130,8 +132,10 @@ static void add_experts(struct list *l, const struct bench_shape *s, enum mdl_ty
     ADD(l, expert_down_sg, f, "", team);
     ADD(l, expert_gate_up_tile, f, "", tile);
     ADD(l, expert_down_tile, f, "", tile);
-    ADD(l, expert_gate_up_ln, f, "", lanes);
-    ADD(l, expert_down_ln, f, "", lanes);
+    if (l->shape == SPECS_EMO) {
+        ADD(l, expert_gate_up_ln, f, "", lanes);
+        ADD(l, expert_down_ln, f, "", lanes);
+    }
     up.n_segs = down.n_segs = tile.n_segs = team.n_segs = lanes.n_segs = shapes[l->shape].n_segs;
     ADD(l, expert_gate_up_arr, f, "", up);
     ADD(l, expert_gate_up_sg_arr, f, "", team);
@@ -139,8 +143,10 @@ static void add_experts(struct list *l, const struct bench_shape *s, enum mdl_ty
     ADD(l, expert_down_sg_arr, f, "", team);
     ADD(l, expert_gate_up_tile_arr, f, "", tile);
     ADD(l, expert_down_tile_arr, f, "", tile);
-    ADD(l, expert_gate_up_ln_arr, f, "", lanes);
-    ADD(l, expert_down_ln_arr, f, "", lanes);
+    if (l->shape == SPECS_EMO) {
+        ADD(l, expert_gate_up_ln_arr, f, "", lanes);
+        ADD(l, expert_down_ln_arr, f, "", lanes);
+    }
 }
 
 static void add_attention(struct list *l, const struct bench_shape *s, uint32_t f16)
