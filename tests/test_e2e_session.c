@@ -146,6 +146,34 @@ static void check_prefill(bool f16)
     free_pass(&one);
 }
 
+/* The text's first N_SHORT tokens by chunks of 1, 2, 4 and 8, on devices whose tiles are of shared memory: a
+ * mat-vec of several vectors, in all its cores. */
+static void test_short_chunks(void **state)
+{
+    enum { N_SHORT = 16 };
+    static const char *const variants[] = {"core=shared,tile=shared", "core=subgroup,tile=shared"};
+    static const uint32_t steps[] = {2, 4, 8};
+    const struct device_case kept = shared_case;
+
+    (void)state;
+    for (size_t v = 0; v < COR_COUNT(variants); v++) {
+        struct pass one;
+
+        device_open(&shared_case, golden_model("emo-nano", MDL_BF16),
+                    &(struct device_params){.variants = variants[v]});
+        one = run_pass(N_SHORT, 1, false, false);
+        for (size_t i = 0; i < COR_COUNT(steps); i++) {
+            struct pass few = run_pass(N_SHORT, steps[i], false, false);
+
+            assert_true(max_diff(few.logits, one.logits, (size_t)N_SHORT * vocab()) <= 1e-4f);
+            free_pass(&few);
+        }
+        free_pass(&one);
+        device_close(&shared_case);
+    }
+    shared_case = kept;
+}
+
 static void test_prefill_f32(void **state)
 {
     (void)state;
@@ -390,6 +418,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_prefill_f32),
+        cmocka_unit_test(test_short_chunks),
         cmocka_unit_test(test_prefill_f16),
         cmocka_unit_test(test_same_bits),
         cmocka_unit_test(test_lazy_experts),

@@ -216,7 +216,8 @@ static void mat_want(const struct mat_case *c, const struct kt_matrix *m, const 
 
 static void mat_case(enum gpu_kernel k, const struct mat_case *c)
 {
-    bool many = k == GPU_K_matmul || k == GPU_K_matmul_ln;
+    bool few = k == GPU_K_matvec_few || k == GPU_K_matvec_few_sg;
+    bool many = few || k == GPU_K_matmul || k == GPU_K_matmul_ln;
     uint32_t stride = c->tight ? c->k : c->k + 3, n_out = c->n_rows + 5, out0 = 2;
     const struct kt_cut cut = kt_cut(k, c->wg, many ? TILE_ROWS : c->rows);
     uint32_t groups = (c->n_rows + cut.rows - 1) / cut.rows;
@@ -246,7 +247,10 @@ static void mat_case(enum gpu_kernel k, const struct mat_case *c)
     *b++ = in(m.bytes, m.n_bytes);
     *b++ = (struct kt_buf){.data = y, .bytes = n_y * 4, .use = KT_INOUT};
     kt_run(k, &spec, sizeof(spec), 1, &push, bufs, (uint32_t)(b - bufs), (groups + 2) / 3,
-           many ? (c->t + TILE_TOKENS - 1) / TILE_TOKENS : c->t, 3); /* groups folded into x and z */
+           few    ? (c->t + 7) / 8
+           : many ? (c->t + TILE_TOKENS - 1) / TILE_TOKENS
+                  : c->t,
+           3); /* groups folded into x and z */
     snprintf(what, sizeof(what), "%s: type %d, k %u, rows %u, t %u, wg %u, off %u%s",
              gpu_kernel_info(k)->name, (int)c->type, c->k, c->n_rows, c->t, cut.wg, c->off,
              c->wild ? ", wild" : "");
@@ -332,11 +336,14 @@ static const struct mat_case matmul_cases[] = {
 
 static void test_matmul(void **unused)
 {
+    static const enum gpu_kernel kernels[] = {GPU_K_matmul, GPU_K_matmul_ln, GPU_K_matvec_few,
+                                              GPU_K_matvec_few_sg};
+
     (void)unused;
     for (uint32_t i = 0; i < COR_COUNT(matmul_cases); i++)
-        for (int v = 0; v < 2 && kt_wanted(i); v++)
-            if (kt_usable(v ? GPU_K_matmul_ln : GPU_K_matmul))
-                mat_case(v ? GPU_K_matmul_ln : GPU_K_matmul, &matmul_cases[i]);
+        for (uint32_t v = 0; v < COR_COUNT(kernels) && kt_wanted(i); v++)
+            if (kt_usable(kernels[v]))
+                mat_case(kernels[v], &matmul_cases[i]);
 }
 
 /* ---- swiglu and topk

@@ -1,5 +1,5 @@
-/* Dot products of ROWS matrix rows with one input row, by a workgroup: the core of mat-vec and of the experts'
- * kernels.
+/* Dot products of ROWS matrix rows with one input row, by a workgroup: the core of mat-vec and of the
+ * experts' kernels.
  * Base: lanes stride over the row length in units of eight elements for all rows at once, then their sums are
  * reduced in shared memory. USE_SUBGROUP: the same by the workgroup's first subgroup, without shared memory
  * and barriers; the others have nothing to do, so run/layer.c makes the workgroup one subgroup. Up to eight

@@ -17,7 +17,8 @@
 /* X(name, push struct, storage buffers before the segments, segments: 0 none / 1 binding or array, needs).
  * With segments, the binding behind the listed ones holds them: one buffer, or an array of N_SEGS (_arr
  * modules). NAME_sg reduces with subgroup operations, NAME in shared memory; NAME_arr indexes the array of
- * segments. NAME_ln: rows on lanes, for narrow devices (shaders/lib/lanes.glsl). */
+ * segments. NAME_ln: rows on lanes, for narrow devices (shaders/lib/lanes.glsl). NAME_few:
+ * two to eight tokens. */
 #define GPU_KERNEL_LIST(X)                                                                                   \
     X(publish, push_none, 6, 0, GPU_NEED_NONE)                                                               \
     X(embed, push_embed, 3, 0, GPU_NEED_NONE)                                                                \
@@ -26,6 +27,8 @@
     X(matvec, push_mat, 3, 0, GPU_NEED_NONE)                                                                 \
     X(matvec_sg, push_mat, 3, 0, GPU_NEED_SUBGROUP)                                                          \
     X(matvec_ln, push_mat, 3, 0, GPU_NEED_BROADCAST)                                                         \
+    X(matvec_few, push_mat, 4, 0, GPU_NEED_NONE)                                                             \
+    X(matvec_few_sg, push_mat, 4, 0, GPU_NEED_SUBGROUP)                                                      \
     X(matmul, push_mat, 4, 0, GPU_NEED_NONE)                                                                 \
     X(matmul_ln, push_mat, 4, 0, GPU_NEED_BROADCAST)                                                         \
     X(rope_kv, push_none, 6, 0, GPU_NEED_NONE)                                                               \
@@ -52,10 +55,18 @@
     X(expert_gate_up_tile_arr, push_expert, 4, 1, GPU_NEED_ARRAY)                                            \
     X(expert_gate_up_tile_ln, push_expert, 4, 1, GPU_NEED_BROADCAST)                                         \
     X(expert_gate_up_tile_ln_arr, push_expert, 4, 1, GPU_NEED_BROADCAST | GPU_NEED_ARRAY)                    \
+    X(expert_gate_up_few, push_expert, 4, 1, GPU_NEED_NONE)                                                  \
+    X(expert_gate_up_few_sg, push_expert, 4, 1, GPU_NEED_SUBGROUP)                                           \
+    X(expert_gate_up_few_arr, push_expert, 4, 1, GPU_NEED_ARRAY)                                             \
+    X(expert_gate_up_few_sg_arr, push_expert, 4, 1, GPU_NEED_SUBGROUP | GPU_NEED_ARRAY)                      \
     X(expert_down_tile, push_expert, 4, 1, GPU_NEED_NONE)                                                    \
     X(expert_down_tile_arr, push_expert, 4, 1, GPU_NEED_ARRAY)                                               \
     X(expert_down_tile_ln, push_expert, 4, 1, GPU_NEED_BROADCAST)                                            \
     X(expert_down_tile_ln_arr, push_expert, 4, 1, GPU_NEED_BROADCAST | GPU_NEED_ARRAY)                       \
+    X(expert_down_few, push_expert, 4, 1, GPU_NEED_NONE)                                                     \
+    X(expert_down_few_sg, push_expert, 4, 1, GPU_NEED_SUBGROUP)                                              \
+    X(expert_down_few_arr, push_expert, 4, 1, GPU_NEED_ARRAY)                                                \
+    X(expert_down_few_sg_arr, push_expert, 4, 1, GPU_NEED_SUBGROUP | GPU_NEED_ARRAY)                         \
     X(swiglu, push_none, 2, 0, GPU_NEED_NONE)                                                                \
     X(combine, push_none, 4, 0, GPU_NEED_NONE)                                                               \
     X(copy_rows, push_rows, 3, 0, GPU_NEED_NONE)                                                             \

@@ -6,6 +6,7 @@
 #include <string.h>
 
 #define TILE_WG     128u /* mat-mul, expert tiles and attention of many have no other size */
+#define FEW_ROWS    4u   /* matrix rows per workgroup of kernels for few tokens */
 #define MATVEC_UNIT 8u   /* elements that one lane takes at a time */
 
 static uint32_t f32_bits(float f)
@@ -97,15 +98,20 @@ static uint32_t row_lanes(const struct run_graph *g, uint32_t k)
     return wg;
 }
 
-/* Matrix rows and lanes per workgroup of tile kernels. */
-static uint32_t tile_rows(const struct run_graph *g)
+static uint32_t tile_of(const struct run_graph *g)
 {
-    return variants_of(g)->tile == RUN_TILE_LANES ? 8 * caps_of(g)->subgroup_size : TILE_ROWS;
+    return g->few ? (uint32_t)RUN_TILE_FEW : variants_of(g)->tile;
 }
 
-static uint32_t tile_lanes(const struct run_graph *g)
+/* Matrix rows and lanes per workgroup of kernels for many tokens; k: row length. */
+static uint32_t tile_rows(const struct run_graph *g)
 {
-    return variants_of(g)->tile == RUN_TILE_LANES ? caps_of(g)->subgroup_size : TILE_WG;
+    return tile_of(g) == RUN_TILE_LANES ? 8 * caps_of(g)->subgroup_size : g->few ? FEW_ROWS : TILE_ROWS;
+}
+
+static uint32_t tile_lanes(const struct run_graph *g, uint32_t k)
+{
+    return tile_of(g) == RUN_TILE_LANES ? caps_of(g)->subgroup_size : g->few ? row_lanes(g, k) : TILE_WG;
 }
 
 /* Of unquantised rows: 2 on 16-byte boundaries, 1 on those of words, else 0. at: a byte that one starts at.
@@ -142,7 +148,9 @@ static enum gpu_kernel matmul_kernel(const struct run_graph *g)
 {
     static const enum gpu_kernel kernels[RUN_TILES] = {GPU_K_matmul, GPU_K_matmul_ln};
 
-    return kernels[variants_of(g)->tile];
+    if (g->few)
+        return variants_of(g)->core == RUN_CORE_SHARED ? GPU_K_matvec_few : GPU_K_matvec_few_sg;
+    return kernels[tile_of(g)];
 }
 
 #define PUT(g, k, spec, binds, push, ...)                                                  \
@@ -191,7 +199,7 @@ static void matrix_piece(const struct run_graph *g, const struct run_matrix *m, 
                          uint32_t out0, const struct mat_use *u)
 {
     const struct spec_mat spec = {
-        .wg = u->many ? tile_lanes(g) : row_lanes(g, m->cols),
+        .wg = u->many ? tile_lanes(g, m->cols) : row_lanes(g, m->cols),
         .k = m->cols,
         .n_out = u->n_out,
         .k_stride = u->k_stride,
@@ -210,7 +218,7 @@ static void matrix_piece(const struct run_graph *g, const struct run_matrix *m, 
     if (u->many) {
         const struct gpu_bind binds[] = {whole(g->state->state), u->in, weights(g, p), u->out};
 
-        grid[1] = run_per(u->count_rows ? DIM_ROWS : DIM_TOKENS, TILE_TOKENS);
+        grid[1] = run_per(u->count_rows ? DIM_ROWS : DIM_TOKENS, g->few ? RUN_FEW : TILE_TOKENS);
         run_dispatch(g->prog, matmul_kernel(g), &spec, sizeof(spec), 1, binds, COR_COUNT(binds), &push, grid);
     } else {
         const struct gpu_bind binds[] = {u->in, weights(g, p), u->out};
@@ -265,7 +273,7 @@ static void attention(const struct run_graph *g, uint32_t layer)
     bool on_lanes = variants_of(g)->tile == RUN_TILE_LANES && c->head_dim % 8 == 0;
     const struct spec_attn spec = {
         .wg = !g->many   ? lanes(g)
-              : on_lanes ? tile_lanes(g)
+              : on_lanes ? caps_of(g)->subgroup_size
                          : TILE_WG,
         .head_dim = c->head_dim,
         .n_heads = c->n_heads,
@@ -374,8 +382,15 @@ static enum gpu_kernel expert_kernel(const struct run_graph *g, int step)
         {{GPU_K_expert_down, GPU_K_expert_down_arr},
          {GPU_K_expert_down_sg, GPU_K_expert_down_sg_arr},
          {GPU_K_expert_down_ln, GPU_K_expert_down_ln_arr}}};
+    static const enum gpu_kernel few[2][2][2] = {
+        {{GPU_K_expert_gate_up_few, GPU_K_expert_gate_up_few_arr},
+         {GPU_K_expert_gate_up_few_sg, GPU_K_expert_gate_up_few_sg_arr}},
+        {{GPU_K_expert_down_few, GPU_K_expert_down_few_arr},
+         {GPU_K_expert_down_few_sg, GPU_K_expert_down_few_sg_arr}}};
     bool array = g->model->pool.array;
 
+    if (g->few)
+        return few[step][variants_of(g)->core != RUN_CORE_SHARED][array];
     return g->many ? tile[step][variants_of(g)->tile][array] : one[step][variants_of(g)->core][array];
 }
 
@@ -390,8 +405,10 @@ static struct spec_expert expert_spec(const struct run_graph *g, uint32_t layer,
                     alignment(at->up, mdl_row_bytes(at->up, c->dim), pool->slot_bytes | at->up_off))
             : alignment(at->down, mdl_row_bytes(at->down, c->ff_expert), pool->slot_bytes | at->down_off);
 
+    uint32_t k = step == GATE_UP ? c->dim : c->ff_expert;
+
     return (struct spec_expert){
-        .wg = g->many ? tile_lanes(g) : row_lanes(g, step == GATE_UP ? c->dim : c->ff_expert),
+        .wg = g->many ? tile_lanes(g, k) : row_lanes(g, k),
         .dim = c->dim,
         .ff = c->ff_expert,
         .n_experts = c->n_experts,

@@ -37,11 +37,30 @@ static struct run_publish publish_binds(const struct run_pass *p)
     return pub;
 }
 
-static enum vkmoe_status record_pass(struct run_pass *p, struct run_program *prog, bool many, bool by_layer,
+/* What a program is for. */
+enum kind { ONE, FEW, MANY, BY_LAYER };
+
+static struct run_graph graph_of(struct run_program *prog, const struct run_model *m,
+                                 const struct run_state *s, enum kind kind)
+{
+    return (struct run_graph){.prog = prog,
+                              .model = m,
+                              .state = s,
+                              .many = kind != ONE,
+                              .few = kind == FEW,
+                              .by_layer = kind == BY_LAYER};
+}
+
+/* Tiles of rows on lanes are narrow enough. */
+static bool wants_few(const struct run_model *m, const struct run_state *s)
+{
+    return s->chunk > 1 && m->variants.tile == RUN_TILE_SHARED;
+}
+
+static enum vkmoe_status record_pass(struct run_pass *p, struct run_program *prog, enum kind kind,
                                      const char *name, struct vkmoe_err *err)
 {
-    const struct run_graph g = {
-        .prog = prog, .model = p->model, .state = p->state, .many = many, .by_layer = by_layer};
+    const struct run_graph g = graph_of(prog, p->model, p->state, kind);
     const struct run_publish pub = publish_binds(p);
     enum vkmoe_status st = VKMOE_OK;
 
@@ -58,10 +77,10 @@ done:
 }
 
 /* Everything of one program, dry. A failure here is met again by who records. */
-static void foresee(const struct run_model *m, const struct run_state *s, bool many, bool by_layer)
+static void foresee(const struct run_model *m, const struct run_state *s, enum kind kind)
 {
     struct run_program prog;
-    const struct run_graph g = {.prog = &prog, .model = m, .state = s, .many = many, .by_layer = by_layer};
+    const struct run_graph g = graph_of(&prog, m, s, kind);
     struct vkmoe_err err;
 
     if (run_program_create_dry(&prog, m->dev, 2 * m->mdl->config.n_layers + 2, run_count_dispatches(m),
@@ -78,11 +97,13 @@ static void foresee(const struct run_model *m, const struct run_state *s, bool m
 
 void run_pass_foresee(const struct run_model *m, const struct run_state *s)
 {
-    foresee(m, s, false, false);
+    foresee(m, s, ONE);
     if (s->chunk > 1)
-        foresee(m, s, true, false);
+        foresee(m, s, MANY);
+    if (wants_few(m, s))
+        foresee(m, s, FEW);
     if (s->by_layer)
-        foresee(m, s, true, true);
+        foresee(m, s, BY_LAYER);
 }
 
 static enum vkmoe_status record_rows(struct run_pass *p, struct vkmoe_err *err)
@@ -117,11 +138,13 @@ static enum vkmoe_status record_programs(struct run_pass *p, struct vkmoe_err *e
     enum vkmoe_status st = VKMOE_OK;
 
     p->generation = p->model->pool.generation;
-    TRY(record_pass(p, &p->one, false, false, "token", err));
+    TRY(record_pass(p, &p->one, ONE, "token", err));
     if (p->state->chunk > 1)
-        TRY(record_pass(p, &p->many, true, false, "prefill", err));
+        TRY(record_pass(p, &p->many, MANY, "prefill", err));
+    if (wants_few(p->model, p->state))
+        TRY(record_pass(p, &p->few, FEW, "short prefill", err));
     if (p->state->by_layer)
-        TRY(record_pass(p, &p->layers, true, true, "prefill by layer", err));
+        TRY(record_pass(p, &p->layers, BY_LAYER, "prefill by layer", err));
 done:
     return st;
 }
@@ -146,6 +169,7 @@ void run_pass_close(struct run_pass *p)
 {
     run_program_close(&p->one);
     run_program_close(&p->many);
+    run_program_close(&p->few);
     run_program_close(&p->layers);
     run_program_close(&p->rows);
     gpu_cmds_destroy(p->finish);
@@ -157,6 +181,7 @@ enum vkmoe_status run_pass_refresh(struct run_pass *p, struct vkmoe_err *err)
         return VKMOE_OK;
     run_program_close(&p->one);
     run_program_close(&p->many);
+    run_program_close(&p->few);
     run_program_close(&p->layers);
     return record_programs(p, err);
 }
@@ -186,6 +211,11 @@ void run_pass_counts(const struct run_pass *p, struct vkmoe_session_counts *coun
     counts->outside_barriers += b;
     counts->dispatches += counts->outside_dispatches;
     counts->barriers += counts->outside_barriers;
+}
+
+static struct run_program *chunk_program(struct run_pass *p, const struct run_step *in)
+{
+    return in->n_tokens <= RUN_FEW && wants_few(p->model, p->state) ? &p->few : &p->many;
 }
 
 /* ---- one submit
@@ -412,7 +442,7 @@ static enum vkmoe_status load_for_chunk(struct run_pass *p, const struct run_ste
                 TRY(wait(p, part, part + 1, "prefill", err));
                 run_pool_count_wait(pool, true);
             }
-            TRY(run_ready(p, &p->many, in, layer, ready, err));
+            TRY(run_ready(p, chunk_program(p, in), in, layer, ready, err));
         }
         TRY(run_pool_wave(pool, layer, p->needed, p->done, &n_loads, err));
         if (!n_loads) { /* all slots that may be taken are still being read */
@@ -567,7 +597,7 @@ static enum vkmoe_status run_token(struct run_pass *p, const struct run_step *in
 static enum vkmoe_status run_chunk(struct run_pass *p, const struct run_step *in, uint32_t to,
                                    uint32_t per_submit, struct vkmoe_err *err)
 {
-    const struct stretch s = {&p->many, 0, to, per_submit, PREFILL};
+    const struct stretch s = {chunk_program(p, in), 0, to, per_submit, PREFILL};
     enum vkmoe_status st;
 
     run_slots_chunk_begin(p->model->pool.slots, in->n_tokens);

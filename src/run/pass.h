@@ -29,6 +29,7 @@ struct run_pass {
     struct run_state *state;
     struct run_program one;    /* one token */
     struct run_program many;   /* a chunk of prefill */
+    struct run_program few;    /* one of at most RUN_FEW tokens; none where tiles are of rows on lanes */
     struct run_program layers; /* the same where layers are the outer loop: document pools */
     struct run_program rows;   /* output head for several rows of the chunk that was just fed */
     struct gpu_cmds *finish;   /* ends every submit: makes results visible to the host */

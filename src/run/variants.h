@@ -17,8 +17,11 @@ enum run_core {
 enum run_tile {
     RUN_TILE_SHARED, /* 64 rows x 32 vectors staged in shared memory */
     RUN_TILE_LANES,  /* a subgroup with eight rows x four vectors on each lane */
-    RUN_TILES
+    RUN_TILES,
+    RUN_TILE_FEW = RUN_TILES /* mat-vec of two to RUN_FEW vectors, for short chunks in place of the first */
 };
+
+#define RUN_FEW 8u
 
 /* X(field, default for wide and for narrow devices are in variants.c; values worth measuring) */
 #define RUN_VARIANT_LIST(X)                                                   \

@@ -46,6 +46,16 @@
 #define KT_PROGRAM_expert_down_tile_arr    KT_MOE
 #define KT_PROGRAM_expert_down_tile_ln     KT_MOE
 #define KT_PROGRAM_expert_down_tile_ln_arr KT_MOE
+#define KT_PROGRAM_matvec_few              KT_DENSE
+#define KT_PROGRAM_matvec_few_sg           KT_DENSE
+#define KT_PROGRAM_expert_gate_up_few      KT_MOE
+#define KT_PROGRAM_expert_gate_up_few_sg   KT_MOE
+#define KT_PROGRAM_expert_gate_up_few_arr  KT_MOE
+#define KT_PROGRAM_expert_gate_up_few_sg_arr KT_MOE
+#define KT_PROGRAM_expert_down_few         KT_MOE
+#define KT_PROGRAM_expert_down_few_sg      KT_MOE
+#define KT_PROGRAM_expert_down_few_arr     KT_MOE
+#define KT_PROGRAM_expert_down_few_sg_arr  KT_MOE
 #define KT_PROGRAM_swiglu                  KT_DENSE
 #define KT_PROGRAM_combine                 KT_MOE
 #define KT_PROGRAM_copy_rows               KT_STEP
@@ -158,7 +168,7 @@ struct kt_cut kt_cut(enum gpu_kernel k, uint32_t wg, uint32_t rows)
 
     if (strstr(name, "_ln"))
         return (struct kt_cut){subgroup, (strstr(name, "tile") || strstr(name, "matmul") ? 8 : 4) * subgroup};
-    return (struct kt_cut){wg, rows};
+    return (struct kt_cut){wg, strstr(name, "_few") ? 4 : rows};
 }
 
 bool kt_wanted(uint32_t i)
