@@ -6,6 +6,27 @@ set(VKMOE_SHADER_OUT ${CMAKE_BINARY_DIR}/shaders)
 set(VKMOE_SHADER_SOURCE ${VKMOE_SHADER_OUT}/spirv.c)
 file(MAKE_DIRECTORY ${VKMOE_SHADER_OUT})
 
+# Integer dot products are written as SPIR-V intrinsics; a compiler without them builds everything else.
+file(WRITE ${VKMOE_SHADER_OUT}/try_dot.comp "#version 450
+#extension GL_EXT_spirv_intrinsics : require
+layout(local_size_x = 1) in;
+layout(std430, set = 0, binding = 0) buffer A { uint data[]; } a;
+spirv_instruction(extensions = [\"SPV_KHR_integer_dot_product\"], capabilities = [6018, 6019], id = 4450)
+int dot_4x8(uint a, uint b, spirv_literal int packed_format);
+void main() { a.data[0] = uint(dot_4x8(a.data[0], a.data[1], 0)); }
+")
+execute_process(
+  COMMAND ${CMAKE_COMMAND} -DGLSLANG=${GLSLANG} -DSPIRV_VAL=${SPIRV_VAL}
+          -DSHADER=${VKMOE_SHADER_OUT}/try_dot.comp -DMACROS= -DINCLUDE=${VKMOE_SHADER_DIR}
+          -DOUT=${VKMOE_SHADER_OUT}/try_dot -P ${CMAKE_CURRENT_LIST_DIR}/shader.cmake
+  RESULT_VARIABLE VKMOE_SHADER_DOT OUTPUT_QUIET ERROR_QUIET)
+if(VKMOE_SHADER_DOT EQUAL 0)
+  set(VKMOE_SHADER_DOT true)
+else()
+  set(VKMOE_SHADER_DOT false)
+  message(STATUS "the GLSL compiler has no SPIR-V intrinsics: no modules with integer dot products")
+endif()
+
 file(GLOB VKMOE_SHADERS CONFIGURE_DEPENDS ${VKMOE_SHADER_DIR}/*.comp)
 file(GLOB VKMOE_SHADER_HEADERS CONFIGURE_DEPENDS
   ${VKMOE_SHADER_DIR}/lib/*.glsl ${VKMOE_SHADER_DIR}/shared/*.h)
@@ -27,7 +48,10 @@ foreach(shader ${VKMOE_SHADERS})
   endif()
   foreach(module ${modules})
     string(REGEX REPLACE "=.*" "" module_name ${module})
-    string(REGEX REPLACE ".*=" "" macros ${module})
+    string(REGEX REPLACE ".*=" "" macros "${module}")
+    if(macros MATCHES "USE_DOT" AND NOT VKMOE_SHADER_DOT)
+      continue()
+    endif()
     set(words ${VKMOE_SHADER_OUT}/${module_name}.inc)
     add_custom_command(
       OUTPUT ${words}
@@ -55,6 +79,7 @@ file(CONFIGURE OUTPUT ${VKMOE_SHADER_SOURCE} CONTENT
 const struct gpu_spirv gpu_spirv_modules[] = {
 @VKMOE_SHADER_TABLE@};
 const uint32_t gpu_spirv_count = @VKMOE_SHADER_COUNT@;
+const bool gpu_spirv_dot = @VKMOE_SHADER_DOT@;
 " @ONLY)
 set_source_files_properties(${VKMOE_SHADER_SOURCE} PROPERTIES GENERATED TRUE
                             OBJECT_DEPENDS "${VKMOE_SHADER_WORDS}"

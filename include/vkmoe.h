@@ -321,6 +321,9 @@ struct vkmoe_session_params {
     uint32_t n_ctx;   /* positions; 0: the model's training context, at most 4096 */
     uint32_t n_chunk; /* prefill chunk in tokens; 0: 512 or what the device's limits allow */
     enum vkmoe_kv_type kv_k, kv_v;
+    /* Rounds activations to 8 bits with a scale for each 32 before they meet Q8_0 and Q4_0 weights: faster,
+     * and not exact (perplexity within 0.1 %). Other formats, the router and attention stay as they are. */
+    bool fast_math;
     enum vkmoe_watch watch; /* costs a copy of the router's logits to the host, and more */
     /* Document pool: that many routed experts per layer, chosen by the first feed from all its tokens, layer
      * by layer, as in EMO's training; later feeds stay inside it. 0: none. From n_experts_used of the model

@@ -1,6 +1,6 @@
 /* Sorts the (token, rank) pairs of a chunk by expert and cuts each expert's list into tiles of at most
- * TILE_TOKENS pairs with the expert's slot. The dispatches [tiles0, tiles0 + n_tiles) get one workgroup row
- * per tile. An expert without a slot halts the chunk; a partial step runs those that have one (as resolve).
+ * TILE_TOKENS pairs with the expert's slot. The dispatches of the tiles get one workgroup row per tile. An
+ * expert without a slot halts the chunk; a partial step runs those that have one (as resolve).
  * Within an expert the order of pairs is not fixed; no result depends on it.
  * Grid: one workgroup. Test: test_kernels_step. */
 #version 450
@@ -104,7 +104,7 @@ void main()
         return;
     }
     for (uint i = lane; i < p.n_tiles; i += WG)
-        args.data[(p.tiles0 + i) * 3u + 1u] = n_all_tiles;
+        args.data[(p.tiles0 + i + (i >= p.n_tiles / 2u ? p.gap : 0u)) * 3u + 1u] = n_all_tiles;
     if (partial)
         stop_at(p.after);
 }

@@ -52,10 +52,11 @@ PUSH_BEGIN(push_resolve)
 uint layer, next, after;
 PUSH_END(push_resolve, 12)
 
-/* group: as resolve; the dispatches [tiles0, tiles0 + n_tiles) get the number of tiles as their y. */
+/* group: as resolve; of the dispatches from tiles0 on, n_tiles get the number of tiles as their y; gap others
+ * stand between the first half of these and the second. */
 PUSH_BEGIN(push_group)
-uint layer, next, after, tiles0, n_tiles;
-PUSH_END(push_group, 20)
+uint layer, next, after, tiles0, n_tiles, gap;
+PUSH_END(push_group, 24)
 
 /* expert kernels: seg is the segment bound (modules without the segment array; others ignore it). */
 PUSH_BEGIN(push_expert)
@@ -120,6 +121,23 @@ PUSH_END(push_tags, 8)
     X(9, down_off, DOWN_OFF) X(10, slot_stride, SLOT_STRIDE) X(11, slots_per_seg, SLOTS_PER_SEG)             \
     X(12, n_segs, N_SEGS) X(13, rows, ROWS) X(14, aligned, ALIGNED)
 
+/* Rows of k elements (a multiple of 32), k_stride (a multiple of 4) elements apart. */
+#define SPEC_QUANT_X(X) X(0, wg, WG) X(1, k, K) X(2, k_stride, K_STRIDE)
+
+/* Kernels with quantised inputs (lib/dot_rows.glsl): lanes, blocks, tokens and wide are said there, rows:
+ * matrix rows per workgroup, a multiple of wg / lanes; many: a chunk of tokens, else one; the rest as
+ * SPEC_MAT and SPEC_EXPERT. */
+#define SPEC_MAT_DOT(X)                                                                                      \
+    X(0, wg, WG) X(1, k, K) X(2, n_out, N_OUT) X(3, format, FORMAT) X(4, row_bytes, ROW_BYTES)               \
+    X(5, add, ADD) X(6, rows, ROWS) X(7, many, MANY) X(8, count_rows, COUNT_ROWS) X(9, lanes, LANES)         \
+    X(10, blocks, BLOCKS) X(11, tokens, TOKENS) X(12, wide, WIDE)
+
+#define SPEC_EXPERT_DOT(X)                                                                                   \
+    X(0, wg, WG) X(1, dim, DIM) X(2, ff, FF) X(3, k_used, K_USED) X(4, format, FORMAT)                       \
+    X(5, up_off, UP_OFF) X(6, down_off, DOWN_OFF) X(7, slot_stride, SLOT_STRIDE)                             \
+    X(8, slots_per_seg, SLOTS_PER_SEG) X(9, n_segs, N_SEGS) X(10, rows, ROWS) X(11, many, MANY)              \
+    X(12, lanes, LANES) X(13, blocks, BLOCKS) X(14, tokens, TOKENS) X(15, wide, WIDE)
+
 #define SPEC_SWIGLU(X) X(0, wg, WG) X(1, ff, FF)
 
 /* shared: 0: no shared expert, binding 2 is not read. */
@@ -155,6 +173,9 @@ struct spec_attn { SPEC_ATTN(SPEC_X) };
 struct spec_router { SPEC_ROUTER(SPEC_X) };
 struct spec_resolve { SPEC_RESOLVE(SPEC_X) };
 struct spec_expert { SPEC_EXPERT(SPEC_X) };
+struct spec_quant_x { SPEC_QUANT_X(SPEC_X) };
+struct spec_mat_dot { SPEC_MAT_DOT(SPEC_X) };
+struct spec_expert_dot { SPEC_EXPERT_DOT(SPEC_X) };
 struct spec_swiglu { SPEC_SWIGLU(SPEC_X) };
 struct spec_combine { SPEC_COMBINE(SPEC_X) };
 struct spec_expert_sums { SPEC_EXPERT_SUMS(SPEC_X) };

@@ -171,6 +171,7 @@ static struct run_session_params session_params(const struct vkmoe_session_param
     return (struct run_session_params){.n_ctx = p->n_ctx ? p->n_ctx : usual,
                                        .chunk = p->n_chunk,
                                        .k_f16 = p->kv_k == VKMOE_KV_F16,
+                                       .fast_math = p->fast_math,
                                        .v_f16 = p->kv_v == VKMOE_KV_F16,
                                        .watch = p->watch,
                                        .doc_experts = p->doc_experts,

@@ -327,7 +327,7 @@ static bool make_group(struct bench_maker *m)
     const struct bench_shape *s = m->s;
     const uint32_t k = s->k_used, n = s->n_experts, n_pairs = s->n_tokens * k;
     const struct spec_resolve spec = {128, n, k};
-    const struct push_group push = {1, NEXT, AFTER, TILES0, N_TILES};
+    const struct push_group push = {1, NEXT, AFTER, TILES0, N_TILES, 0};
     uint32_t *sel;
 
     if (m->use)

@@ -536,8 +536,12 @@ int bench_run(const struct cli_cmd *cmd, int argc, char **argv)
 
     if ((status = cli_parse(cmd, opts, argc, argv, NULL)) >= 0 || (status = parse(b, cmd)) >= 0)
         goto done;
-    b->head = (struct bench_head){
-        .e = &b->e, .format = b->format, .pool = b->e.pool, .variants = "default", .read_gbs = NAN};
+    b->head = (struct bench_head){.e = &b->e,
+                                  .format = b->format,
+                                  .pool = b->e.pool,
+                                  .fast_math = b->e.fast_math,
+                                  .variants = "default",
+                                  .read_gbs = NAN};
     TRY(find_peak(b, &err));
     if ((status = cli_engine_open_device(&b->e, cmd)) == CLI_GOOD) {
         cor_catch_interrupt();

@@ -32,6 +32,7 @@ int cli_engine_open_device(struct cli_engine *e, const struct cli_cmd *cmd)
 
     e->params.n_ctx = (uint32_t)e->n_ctx;
     e->params.doc_refresh = (uint32_t)e->doc_refresh;
+    e->params.fast_math = e->fast_math;
     if (!parse_kv(e->kv_k, &e->params.kv_k))
         return cli_usage(cmd, "-ctk takes f16 or f32, not '%s'", e->kv_k);
     if (!parse_kv(e->kv_v, &e->params.kv_v))

@@ -11,7 +11,7 @@ struct cli_engine {
     const char *model, *device, *caps, *shader_dir, *variants, *kv_k, *kv_v;
     const char *pool, *policy, *warm_start, *save_hot, *trace, *experts;
     int64_t n_ctx, doc_refresh;
-    bool validation, profile, lazy, check_slots, trace_weights;
+    bool fast_math, validation, profile, lazy, check_slots, trace_weights;
     /* opened */
     struct cli_choice choice; /* of --experts */
     vkmoe_context *ctx;
@@ -54,6 +54,8 @@ struct cli_engine {
     {"--lazy-experts", CLI_FLAG, &(e).lazy, NULL, "load each expert when a token first asks for it", 0, 0},  \
     {"--check-slots", CLI_FLAG, &(e).check_slots, NULL,                                                      \
      "compare slots with the file after each load (for debugging)", 0, 0},                                   \
+    {"--fast-math", CLI_FLAG, &(e).fast_math, NULL,                                                          \
+     "round activations to 8 bits for Q8_0 and Q4_0 weights: faster, not exact", 0, 0},                      \
     {"--caps", CLI_STR, &(e).caps, "LIST",                                                                   \
      "use less of the device than it has, as -f16,-subgroup (docs/DEVICES.md)", 0, 0},                       \
     {"--variants", CLI_STR, &(e).variants, "LIST",                                                           \

@@ -29,14 +29,17 @@ static void print_score(const struct cli_engine *e, const struct cli_score *s, b
         if (!cli_stdout_good())
             return;
         fprintf(stderr, "\ndevice   %s\n", device);
+        if (e->fast_math)
+            fprintf(stderr, "math     fast: activations rounded to 8 bits for Q8_0 and Q4_0 weights\n");
         fprintf(stderr, "speed    %.1f tokens/s in %.1f s\n", (double)s->tokens / ((double)ns * 1e-9),
                 (double)ns * 1e-9);
         cli_pool_line(e, 9);
         cli_choice_line(&e->choice, e->mdl, e->ses, 9);
         return;
     }
-    printf("{\"nll\": %.12g, \"tokens\": %" PRIu64 ", \"bytes\": %" PRIu64 ", \"documents\": %" PRIu64 ", ",
-           s->nll, s->tokens, s->bytes, s->documents);
+    printf("{\"nll\": %.12g, \"tokens\": %" PRIu64 ", \"bytes\": %" PRIu64 ", \"documents\": %" PRIu64
+           ", \"fast_math\": %s, ",
+           s->nll, s->tokens, s->bytes, s->documents, e->fast_math ? "true" : "false");
     json_number("ppl", ppl);
     json_number("ppl_per_byte", ppb);
     cli_choice_json(&e->choice, e->mdl, e->ses);

@@ -57,7 +57,8 @@ done:
 
 static void print_json(const struct cli_engine *e, size_t n, size_t rows, const char *path)
 {
-    printf("{\"tokens\": %zu, \"rows\": %zu, \"output\": ", n, rows);
+    printf("{\"tokens\": %zu, \"rows\": %zu, \"fast_math\": %s, \"output\": ", n, rows,
+           e->fast_math ? "true" : "false");
     cli_json_string(path, strlen(path));
     printf(", ");
     cli_choice_json(&e->choice, e->mdl, e->ses);

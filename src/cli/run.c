@@ -257,7 +257,8 @@ static enum vkmoe_status print_json(const struct generation *g, struct vkmoe_err
     print_ids("tokens", g->out, g->n_out);
     printf(", \"text\": ");
     TRY(print_text(g, err));
-    printf(", \"stop\": \"%s\", \"seed\": %" PRId64 ", \"device\": {\"name\": ", g->stop, g->o->seed);
+    printf(", \"stop\": \"%s\", \"seed\": %" PRId64 ", \"fast_math\": %s, \"device\": {\"name\": ", g->stop,
+           g->o->seed, g->o->e.fast_math ? "true" : "false");
     cli_json_string(d->name, strlen(d->name));
     printf(", \"driver\": ");
     cli_json_string(d->driver, strlen(d->driver));
@@ -301,6 +302,8 @@ static void print_stats(const struct generation *g)
     vkmoe_session_get_stats(e->ses, &s);
     cli_engine_device_line(e, device, sizeof(device));
     fprintf(stderr, "\ndevice   %s\n", device);
+    if (e->fast_math)
+        fprintf(stderr, "math     fast: activations rounded to 8 bits for Q8_0 and Q4_0 weights\n");
     print_speed("prefill", g->n_fed, g->prompt_ns);
     print_speed("decode", g->n_decoded, g->decode_ns);
     fprintf(stderr,

@@ -140,6 +140,8 @@ static void query_properties2(struct gpu_phys *p)
         .sType = VK_STRUCTURE_TYPE_PHYSICAL_DEVICE_MAINTENANCE_3_PROPERTIES};
     VkPhysicalDeviceSubgroupProperties sg = {.sType = VK_STRUCTURE_TYPE_PHYSICAL_DEVICE_SUBGROUP_PROPERTIES};
     VkPhysicalDeviceDriverProperties drv = {.sType = VK_STRUCTURE_TYPE_PHYSICAL_DEVICE_DRIVER_PROPERTIES};
+    VkPhysicalDeviceShaderIntegerDotProductProperties dot = {
+        .sType = VK_STRUCTURE_TYPE_PHYSICAL_DEVICE_SHADER_INTEGER_DOT_PRODUCT_PROPERTIES};
     const VkSubgroupFeatureFlags ops = VK_SUBGROUP_FEATURE_BASIC_BIT | VK_SUBGROUP_FEATURE_ARITHMETIC_BIT;
 
     CHAIN(p2, id);
@@ -147,10 +149,13 @@ static void query_properties2(struct gpu_phys *p)
     CHAIN(p2, sg);
     if (v12 || p->exts.driver_props)
         CHAIN(p2, drv);
+    if (p->props.apiVersion >= VK_API_VERSION_1_3 || p->exts.int_dot)
+        CHAIN(p2, dot);
     vkGetPhysicalDeviceProperties2(p->vk, &p2);
 
     memcpy(p->device_uuid, id.deviceUUID, VK_UUID_SIZE);
     memcpy(p->driver_uuid, id.driverUUID, VK_UUID_SIZE);
+    p->caps.dot8_fast = dot.integerDotProduct4x8BitPackedSignedAccelerated == VK_TRUE;
     p->caps.max_alloc = m3.maxMemoryAllocationSize;
     p->caps.subgroup_size = sg.subgroupSize;
     p->caps.subgroup =
@@ -194,7 +199,7 @@ static void query_features2(struct gpu_phys *p)
     vkGetPhysicalDeviceFeatures2(p->vk, &f2);
     p->features = f2.features;
     p->caps.f16 = f16.shaderFloat16 && s16.storageBuffer16BitAccess;
-    p->caps.dot8 = dot.shaderIntegerDotProduct == VK_TRUE;
+    p->caps.dot8 = dot.shaderIntegerDotProduct == VK_TRUE && gpu_spirv_dot;
     p->caps.bda = bda.bufferDeviceAddress == VK_TRUE;
     p->caps.budget = p->exts.memory_budget;
     p->caps.host_import = p->exts.host_memory;
@@ -326,10 +331,9 @@ done:
     X(broadcast, broadcast) X(dot8, dot8) X(bda, bda) X(budget, budget) X(hostimport, host_import) \
         X(transfer, transfer_queue) X(array, array) X(uma, uma) X(coherent, coherent)
 
-#define WORDS                                                                                              \
+#define WORDS                                                                                          \
     "-f16 -subgroup -broadcast -dot8 -bda -budget -hostimport -transfer -array -uma -coherent -tuned " \
-    "range= buffers= heap= "                                                                           \
-    "alloc="
+    "range= buffers= heap= alloc="
 
 static bool is_word(const char *w, size_t n, const char *word)
 {
@@ -431,5 +435,6 @@ done:
 bool gpu_caps_allow(const struct gpu_caps *caps, uint32_t needs)
 {
     return (!(needs & GPU_NEED_SUBGROUP) || caps->subgroup) && (!(needs & GPU_NEED_ARRAY) || caps->array) &&
-           (!(needs & GPU_NEED_F16) || caps->f16) && (!(needs & GPU_NEED_BROADCAST) || caps->broadcast);
+           (!(needs & GPU_NEED_F16) || caps->f16) && (!(needs & GPU_NEED_BROADCAST) || caps->broadcast) &&
+           (!(needs & GPU_NEED_DOT) || caps->dot8);
 }

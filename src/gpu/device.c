@@ -31,6 +31,8 @@ static enum vkmoe_status create_device(struct gpu_device *dev, const struct gpu_
         .sType = VK_STRUCTURE_TYPE_PHYSICAL_DEVICE_PIPELINE_EXECUTABLE_PROPERTIES_FEATURES_KHR};
     VkPhysicalDeviceShaderFloat16Int8FeaturesKHR half = {
         .sType = VK_STRUCTURE_TYPE_PHYSICAL_DEVICE_SHADER_FLOAT16_INT8_FEATURES_KHR};
+    VkPhysicalDeviceShaderIntegerDotProductFeatures dot = {
+        .sType = VK_STRUCTURE_TYPE_PHYSICAL_DEVICE_SHADER_INTEGER_DOT_PRODUCT_FEATURES};
     VkDeviceCreateInfo ci = {.sType = VK_STRUCTURE_TYPE_DEVICE_CREATE_INFO};
     VkResult r;
 
@@ -64,6 +66,13 @@ static enum vkmoe_status create_device(struct gpu_device *dev, const struct gpu_
         half.shaderFloat16 = VK_TRUE;
         half.pNext = (void *)(uintptr_t)ci.pNext;
         ci.pNext = &half;
+    }
+    if (dev->caps.dot8) {
+        if (phys->exts.int_dot)
+            exts[ci.enabledExtensionCount++] = VK_KHR_SHADER_INTEGER_DOT_PRODUCT_EXTENSION_NAME;
+        dot.shaderIntegerDotProduct = VK_TRUE;
+        dot.pNext = (void *)(uintptr_t)ci.pNext;
+        ci.pNext = &dot;
     }
     if ((r = VK_CALL(vkCreateDevice(phys->vk, &ci, NULL, &dev->vk))) != VK_SUCCESS) {
         dev->vk = VK_NULL_HANDLE;

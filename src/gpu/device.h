@@ -29,6 +29,7 @@ struct gpu_caps {
     bool subgroup;             /* basic + arithmetic subgroup operations in compute */
     bool broadcast;            /* ballot operations too, and subgroups of at least four lanes */
     bool f16, dot8, bda, budget, host_import;
+    bool dot8_fast;            /* integer dot products are instructions of their own */
     bool transfer_queue;       /* a queue family for transfers alone, used for copies out of rings */
     bool array;                /* shaderStorageBufferArrayDynamicIndexing, enabled */
     bool uma;                  /* device-local memory is host-visible and uploads go straight into it */

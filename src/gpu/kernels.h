@@ -13,12 +13,14 @@
 #define GPU_NEED_ARRAY 2u    /* dynamic indexing of an array of storage buffers */
 #define GPU_NEED_F16 8u      /* fp16 arithmetic */
 #define GPU_NEED_BROADCAST 4u /* subgroup broadcasts (ballot operations in compute), four lanes or more */
+#define GPU_NEED_DOT 16u      /* integer dot products, in the device and in this build */
 
 /* X(name, push struct, storage buffers before the segments, segments: 0 none / 1 binding or array, needs).
  * With segments, the binding behind the listed ones holds them: one buffer, or an array of N_SEGS (_arr
  * modules). NAME_sg reduces with subgroup operations, NAME in shared memory; NAME_arr indexes the array of
- * segments. NAME_ln: rows on lanes, for narrow devices (shaders/lib/lanes.glsl). NAME_few:
- * two to eight tokens. */
+ * segments. NAME_ln: rows on lanes, for narrow devices (shaders/lib/lanes.glsl). NAME_few: two to eight
+ * tokens. NAME_dot takes inputs of 8 bits, for --fast-math only; NAME_dot_hw with the device's dot product,
+ * besides subgroups and the array. */
 #define GPU_KERNEL_LIST(X)                                                                                   \
     X(publish, push_none, 6, 0, GPU_NEED_NONE)                                                               \
     X(embed, push_embed, 3, 0, GPU_NEED_NONE)                                                                \
@@ -72,6 +74,20 @@
     X(copy_rows, push_rows, 3, 0, GPU_NEED_NONE)                                                             \
     X(expert_sums, push_rows, 5, 0, GPU_NEED_NONE)                                                           \
     X(topk, push_none, 2, 0, GPU_NEED_NONE)                                                                  \
+    X(quant_x, push_none, 2, 0, GPU_NEED_NONE)                                                               \
+    X(matvec_dot, push_mat, 4, 0, GPU_NEED_NONE)                                                             \
+    X(matvec_dot_sg, push_mat, 4, 0, GPU_NEED_SUBGROUP)                                                      \
+    X(matvec_dot_hw, push_mat, 4, 0, GPU_NEED_SUBGROUP | GPU_NEED_DOT)                                       \
+    X(expert_gate_up_dot, push_expert, 4, 1, GPU_NEED_NONE)                                                  \
+    X(expert_gate_up_dot_sg, push_expert, 4, 1, GPU_NEED_SUBGROUP)                                           \
+    X(expert_gate_up_dot_arr, push_expert, 4, 1, GPU_NEED_ARRAY)                                             \
+    X(expert_gate_up_dot_sg_arr, push_expert, 4, 1, GPU_NEED_SUBGROUP | GPU_NEED_ARRAY)                      \
+    X(expert_gate_up_dot_hw, push_expert, 4, 1, GPU_NEED_SUBGROUP | GPU_NEED_ARRAY | GPU_NEED_DOT)           \
+    X(expert_down_dot, push_expert, 4, 1, GPU_NEED_NONE)                                                     \
+    X(expert_down_dot_sg, push_expert, 4, 1, GPU_NEED_SUBGROUP)                                              \
+    X(expert_down_dot_arr, push_expert, 4, 1, GPU_NEED_ARRAY)                                                \
+    X(expert_down_dot_sg_arr, push_expert, 4, 1, GPU_NEED_SUBGROUP | GPU_NEED_ARRAY)                         \
+    X(expert_down_dot_hw, push_expert, 4, 1, GPU_NEED_SUBGROUP | GPU_NEED_ARRAY | GPU_NEED_DOT)              \
     X(slot_tags, push_tags, 2, 1, GPU_NEED_NONE)                                                             \
     X(slot_tags_arr, push_tags, 2, 1, GPU_NEED_ARRAY)                                                        \
     X(peak_read, push_none, 2, 0, GPU_NEED_NONE)                                                             \
@@ -144,5 +160,6 @@ extern const struct gpu_spirv gpu_spirv_modules[];
 extern const uint32_t gpu_spirv_count;
 /* A sum of all of them: another one, other kernels. */
 uint64_t gpu_spirv_sum(void);
+extern const bool gpu_spirv_dot; /* with the modules that use integer dot products: _hw */
 
 #endif

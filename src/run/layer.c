@@ -5,6 +5,8 @@
 #include <math.h>
 #include <string.h>
 
+#include "run/dot.h"
+
 #define TILE_WG     128u /* mat-mul, expert tiles and attention of many have no other size */
 #define FEW_ROWS    4u   /* matrix rows per workgroup of kernels for few tokens */
 #define MATVEC_UNIT 8u   /* elements that one lane takes at a time */
@@ -188,11 +190,12 @@ static void norm(const struct run_graph *g, const struct run_matrix *w, struct g
 
 struct mat_use {
     struct gpu_bind in, out;
-    uint32_t k_stride, n_out; /* elements between rows */
-    bool add;                 /* out += */
-    bool many;                /* mat-mul over rows, else mat-vec */
-    bool count_rows;          /* rows of the output head, else tokens */
-    bool out_rows;            /* the output head, for its cost */
+    uint32_t k_stride, n_out;  /* elements between rows */
+    bool add;                  /* out += */
+    bool many;                 /* mat-mul over rows, else mat-vec */
+    bool count_rows;           /* rows of the output head, else tokens */
+    bool out_rows;             /* the output head, for its cost */
+    struct gpu_bind quantised; /* `in` for run/dot.h, where that takes the matrices */
 };
 
 static void matrix_piece(const struct run_graph *g, const struct run_matrix *m, const struct run_piece *p,
@@ -231,13 +234,29 @@ static void matrix_piece(const struct run_graph *g, const struct run_matrix *m, 
 /* Matrices and pieces write rows of their own in the same output: nothing to wait for between them. */
 static void linear(const struct run_graph *g, const struct run_linear *l, const struct mat_use *u)
 {
+    const struct run_dot_use dot = {u->quantised, u->out, u->n_out,     u->add,
+                                    u->many,      u->count_rows, u->out_rows};
     uint32_t out0 = 0;
 
+    if (run_dot_takes(g, l)) {
+        run_dot_linear(g, l, &dot);
+        return;
+    }
     for (uint32_t i = 0; i < l->n; i++) {
         for (uint32_t j = 0; j < l->m[i].n_pieces; j++)
             matrix_piece(g, &l->m[i], &l->m[i].pieces[j], out0, u);
         out0 += l->m[i].rows;
     }
+}
+
+/* Rounds rows of k floats, one per token or rows of the head, for linears that take them so. */
+static void quantise(const struct run_graph *g, bool taken, const struct run_region *in,
+                     const struct run_region *out, uint32_t k, struct run_dim rows)
+{
+    if (!taken)
+        return;
+    run_dot_quantise(g, act(g, in), act(g, out), k, rows, DIM_1);
+    run_barrier(g->prog, GPU_BARRIER_COMPUTE);
 }
 
 static void rope_and_store(const struct run_graph *g, uint32_t layer)
@@ -446,6 +465,11 @@ static void expert_step(const struct run_graph *g, uint32_t layer, int step)
     const struct run_dim many[3] = {run_fixed(div_up(rows, spec.rows)), {DIM_DEVICE, 0}, DIM_1};
     const struct run_dim one[3] = {run_fixed(div_up(rows, spec.rows)), run_fixed(c->n_experts_used), DIM_1};
 
+    if (run_dot_takes_experts(g, layer)) {
+        run_dot_experts(g, layer, step == DOWN, act(g, step == GATE_UP ? &s->xq : &s->hq),
+                        act(g, step == GATE_UP ? &s->h : &s->y));
+        return;
+    }
     binds[head++] = act(g, step == GATE_UP ? &s->xn : &s->h);
     binds[head++] = act(g, g->many ? &s->tiles : &s->ranks);
     if (g->many)
@@ -475,6 +499,26 @@ static uint32_t pieces_of(const struct run_linear *l)
     return n;
 }
 
+/* Hidden activations of the experts and of the shared one for the second step, where that takes them so. */
+static uint32_t quantised_hidden(const struct run_graph *g, uint32_t layer)
+{
+    return run_dot_takes_experts(g, layer) + run_dot_takes(g, &g->model->weights.layers[layer].shared_down);
+}
+
+static void quantise_hidden(const struct run_graph *g, uint32_t layer)
+{
+    const struct mdl_config *c = config_of(g);
+    const struct run_state *s = g->state;
+
+    if (run_dot_takes_experts(g, layer))
+        run_dot_quantise(g, act(g, &s->h), act(g, &s->hq), c->ff_expert, tokens(g),
+                         run_fixed(c->n_experts_used));
+    if (run_dot_takes(g, &g->model->weights.layers[layer].shared_down))
+        run_dot_quantise(g, act(g, &s->hs), act(g, &s->hsq), shared_width(c), tokens(g), DIM_1);
+    if (quantised_hidden(g, layer))
+        run_barrier(g->prog, GPU_BARRIER_COMPUTE);
+}
+
 /* One token: resolve. Many: group. Either halts the submit when an expert that was chosen is absent. Behind
  * it stand, in this order, the experts' two steps, the shared expert's second one, and their sum. */
 static void find_slots(const struct run_graph *g, uint32_t layer)
@@ -484,11 +528,16 @@ static void find_slots(const struct run_graph *g, uint32_t layer)
     const struct run_pool *pool = &g->model->pool;
     const struct spec_resolve spec = {.wg = lanes(g), .n_experts = c->n_experts, .k_used = c->n_experts_used};
     uint32_t next = g->prog->n_dispatches + 1, per_step = expert_dispatches(pool);
-    uint32_t after = next + 2 * per_step + pieces_of(&g->model->weights.layers[layer].shared_down);
+    uint32_t gap = quantised_hidden(g, layer);
+    uint32_t after = next + 2 * per_step + gap + pieces_of(&g->model->weights.layers[layer].shared_down);
 
     if (g->many) {
-        const struct push_group push = {
-            .layer = layer, .next = next, .after = after, .tiles0 = next, .n_tiles = 2 * per_step};
+        const struct push_group push = {.layer = layer,
+                                        .next = next,
+                                        .after = after,
+                                        .tiles0 = next,
+                                        .n_tiles = 2 * per_step,
+                                        .gap = gap};
         const struct gpu_bind binds[] = {whole(s->state),      act(g, &s->sel),   whole(pool->table),
                                          act(g, &s->tiles),    act(g, &s->pairs), whole(s->mailbox),
                                          whole(g->prog->args), whole(s->routes)};
@@ -567,17 +616,21 @@ static void attend(const struct run_graph *g, uint32_t layer)
     const struct run_state *s = g->state;
     const struct run_layer_weights *w = &g->model->weights.layers[layer];
     uint32_t q = c->n_heads * c->head_dim;
-    const struct mat_use to_qkv = {act(g, &s->xn), act(g, &s->qkv), c->dim, w->qkv.n_out, .many = g->many};
-    const struct mat_use to_x = {act(g, &s->att), act(g, &s->x), q, c->dim, .add = true, .many = g->many};
+    const struct mat_use to_qkv = {act(g, &s->xn), act(g, &s->qkv), c->dim,
+                                   w->qkv.n_out,   .many = g->many, .quantised = act(g, &s->xq)};
+    const struct mat_use to_x = {
+        act(g, &s->att), act(g, &s->x), q, c->dim, .add = true, .many = g->many, .quantised = act(g, &s->xq)};
 
     norm(g, &w->attn_norm, act(g, &s->x), act(g, &s->xn), false, tokens(g));
     run_barrier(g->prog, GPU_BARRIER_COMPUTE);
+    quantise(g, run_dot_takes(g, &w->qkv), &s->xn, &s->xq, c->dim, tokens(g));
     linear(g, &w->qkv, &to_qkv);
     run_barrier(g->prog, GPU_BARRIER_COMPUTE);
     rope_and_store(g, layer);
     run_barrier(g->prog, GPU_BARRIER_COMPUTE);
     attention(g, layer);
     run_barrier(g->prog, GPU_BARRIER_COMPUTE);
+    quantise(g, run_dot_takes(g, &w->o), &s->att, &s->xq, q, tokens(g));
     linear(g, &w->o, &to_x);
     run_barrier(g->prog, GPU_BARRIER_COMPUTE);
 }
@@ -592,11 +645,13 @@ static void ask_router(const struct run_graph *g, uint32_t layer, bool choose)
     const struct run_linear router = {.n = 1, .m = {w->router}, .n_out = c->n_experts};
     const struct mat_use to_route = {act(g, &s->xn), act(g, &s->route), c->dim, c->n_experts,
                                      .many = g->many};
-    const struct mat_use to_shared = {act(g, &s->xn), act(g, &s->gu), c->dim, 2 * shared_width(c),
-                                      .many = g->many};
+    const struct mat_use to_shared = {act(g, &s->xn),      act(g, &s->gu),  c->dim,
+                                      2 * shared_width(c), .many = g->many, .quantised = act(g, &s->xq)};
+    bool rounded = run_dot_takes(g, &w->shared_gate_up) || run_dot_takes_experts(g, layer);
 
     norm(g, &w->ffn_norm, act(g, &s->x), act(g, &s->xn), false, tokens(g));
     run_barrier(g->prog, GPU_BARRIER_COMPUTE);
+    quantise(g, choose && rounded, &s->xn, &s->xq, c->dim, tokens(g));
     linear(g, &router, &to_route);
     if (choose)
         linear(g, &w->shared_gate_up, &to_shared);
@@ -627,8 +682,8 @@ void run_record_experts(const struct run_graph *g, uint32_t layer)
     const struct mdl_config *c = config_of(g);
     const struct run_state *s = g->state;
     const struct run_layer_weights *w = &g->model->weights.layers[layer];
-    const struct mat_use shared_down = {act(g, &s->hs), act(g, &s->ys), shared_width(c), c->dim,
-                                        .many = g->many};
+    const struct mat_use shared_down = {act(g, &s->hs), act(g, &s->ys),  shared_width(c),
+                                        c->dim,         .many = g->many, .quantised = act(g, &s->hsq)};
 
     run_part_begin(g->prog);
     if (g->by_layer) {
@@ -639,6 +694,7 @@ void run_record_experts(const struct run_graph *g, uint32_t layer)
     run_barrier(g->prog, GPU_BARRIER_ARGS);
     expert_step(g, layer, GATE_UP);
     run_barrier(g->prog, GPU_BARRIER_COMPUTE);
+    quantise_hidden(g, layer);
     expert_step(g, layer, DOWN); /* the dispatches of both steps stand together: group sets their grids */
     linear(g, &w->shared_down, &shared_down);
     run_barrier(g->prog, GPU_BARRIER_COMPUTE);
@@ -682,12 +738,14 @@ void run_record_head(const struct run_graph *g, bool all)
     const struct mdl_config *c = config_of(g);
     const struct run_state *s = g->state;
     const struct run_weights *w = &g->model->weights;
-    const struct mat_use to_logits = {act(g, &s->xn), act(g, &s->logits), c->dim,          c->vocab_size,
-                                      .many = all,    .count_rows = all,  .out_rows = true};
+    const struct mat_use to_logits = {
+        act(g, &s->xn), act(g, &s->logits), c->dim,           c->vocab_size,
+        .many = all,    .count_rows = all,  .out_rows = true, .quantised = act(g, &s->xq)};
 
     run_part_begin(g->prog);
     norm(g, &w->out_norm, act(g, &s->x), act(g, &s->xn), true, all ? run_per(DIM_ROWS, 1) : DIM_1);
     run_barrier(g->prog, GPU_BARRIER_COMPUTE);
+    quantise(g, run_dot_takes(g, &w->head), &s->xn, &s->xq, c->dim, all ? run_per(DIM_ROWS, 1) : DIM_1);
     linear(g, &w->head, &to_logits);
     run_barrier(g->prog, s->n_top ? GPU_BARRIER_COMPUTE : GPU_BARRIER_COPY);
     if (s->n_top)
@@ -707,7 +765,7 @@ uint32_t run_count_dispatches(const struct run_model *m)
         const struct run_layer_weights *l = &w->layers[i];
 
         n += pieces_of(&l->qkv) + pieces_of(&l->o) + 2 * l->router.n_pieces + pieces_of(&l->shared_gate_up) +
-             pieces_of(&l->shared_down) + 2 * expert_dispatches(&m->pool) + 24;
+             pieces_of(&l->shared_down) + 2 * expert_dispatches(&m->pool) + 32;
     }
     return n;
 }

@@ -40,6 +40,7 @@ static struct run_state_params state_params(const struct run_session_params *p)
     return (struct run_state_params){.n_ctx = p->n_ctx,
                                      .chunk = p->chunk,
                                      .k_f16 = p->k_f16,
+                                     .fast_math = p->fast_math,
                                      .v_f16 = p->v_f16,
                                      .watch = p->doc_experts && !p->watch ? VKMOE_WATCH_ROUTER : p->watch,
                                      .by_layer = p->doc_experts > 0,

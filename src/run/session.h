@@ -9,6 +9,7 @@ struct run_session_params {
     uint32_t n_ctx; /* at least 1 */
     uint32_t chunk; /* prefill chunk; 0: what fits, at most 512 */
     bool k_f16, v_f16;
+    bool fast_math; /* activations rounded to 8 bits (dot.h) */
     bool slow; /* one submit and one wait per part: the oracle for everything that is done in fewer */
     enum vkmoe_watch watch;
     uint32_t doc_experts, doc_refresh; /* document pool, as in vkmoe.h; 0: none */

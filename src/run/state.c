@@ -5,6 +5,7 @@
 #include <string.h>
 
 #include "core/alloc.h"
+#include "run/dot.h"
 
 #define CHUNK_MAX       512u
 #define LOGITS_ROWS_MAX 32u
@@ -81,6 +82,7 @@ static enum vkmoe_status plan_activations(struct run_state *s, const struct mdl_
         t * k / TILE_TOKENS + c->n_experts; /* each expert has at most one tile that is not full */
     uint64_t slices = (c->vocab_size + TOPK_SLICE - 1) / TOPK_SLICE;
     uint64_t stream = s->by_layer ? (uint64_t)s->n_ctx * c->dim * 4 : 4;
+    uint64_t xq = run_dot_row_bytes(c->dim > q ? c->dim : (uint32_t)q), off = s->fast_math ? 0 : 4;
     const struct plan list[] = {
         {&s->x, t * c->dim * 4, "residual stream"},
         {&s->xn, t * c->dim * 4, "normed stream"},
@@ -104,6 +106,9 @@ static enum vkmoe_status plan_activations(struct run_state *s, const struct mdl_
         {&s->rope, (uint64_t)s->n_ctx * c->n_rot * 4, "RoPE table"},
         {&s->mask, (uint64_t)c->n_layers * run_mask_words(c) * 4, "expert mask"},
         {&s->stream, stream, "residual stream of a text"},
+        {&s->xq, off ? off : t * xq, "quantised inputs"},
+        {&s->hq, off ? off : t * k * run_dot_row_bytes(c->ff_expert), "quantised expert hidden"},
+        {&s->hsq, off || !ff ? 4 : t * run_dot_row_bytes((uint32_t)ff), "quantised shared hidden"},
     };
     enum vkmoe_status st = VKMOE_OK;
 
@@ -217,6 +222,7 @@ enum vkmoe_status run_state_plan(struct run_state *s, const struct run_model *m,
     s->v_f16 = p->v_f16;
     s->watch = p->watch;
     s->by_layer = p->by_layer;
+    s->fast_math = p->fast_math;
     s->chunk = fit_chunk(c, caps, p->chunk, p->n_ctx, p->watch);
     s->n_rows = rows < 1 ? 1 : rows > LOGITS_ROWS_MAX ? LOGITS_ROWS_MAX : (uint32_t)rows;
     if (s->n_rows > s->chunk)

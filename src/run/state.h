@@ -35,6 +35,7 @@ struct run_state {
     struct run_region rope;                 /* (n_ctx, n_rot / 2, 2) cos and sin, computed in double */
     struct run_region mask;                 /* (n_layers, ceil(n_experts / 32)) allowed experts */
     struct run_region stream;               /* (n_ctx, dim) residual stream of a whole text: document pools */
+    struct run_region xq, hq, hsq;          /* fast_math: quantised input of a linear, h, hs */
     uint32_t *allowed;                      /* host copy of the mask */
     struct gpu_buffer *state;               /* head of the step and tokens, on the device */
     struct gpu_buffer *step[GPU_IN_FLIGHT]; /* host writes, in turns */
@@ -45,14 +46,15 @@ struct run_state {
      * computes (n_layers, chunk, 3 + k) */
     struct gpu_buffer *seen, *sums;
     enum vkmoe_watch watch;
-    bool by_layer; /* the stream of whole texts is kept */
+    bool by_layer;  /* the stream of whole texts is kept */
+    bool fast_math; /* activations are rounded to 8 bits where kernels take them (dot.h) */
 };
 
 struct run_state_params {
     uint32_t n_ctx, chunk;
     bool k_f16, v_f16;
     enum vkmoe_watch watch;
-    bool by_layer;
+    bool by_layer, fast_math;
     uint32_t n_top;
 };
 

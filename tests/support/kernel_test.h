@@ -25,7 +25,7 @@ struct kt_buf {
 };
 
 /* Test programs; kernel_test.c says which one covers which kernel. */
-enum kt_program { KT_DENSE, KT_ATTN, KT_STEP, KT_MOE, KT_BENCH };
+enum kt_program { KT_DENSE, KT_ATTN, KT_STEP, KT_MOE, KT_DOT, KT_BENCH };
 
 /* Runs the tests on both kinds of device and then fails if a usable kernel of the program was never run. */
 int kt_main(enum kt_program program, const struct CMUnitTest *tests, size_t n);

@@ -33,7 +33,9 @@ static void add(struct list *l, enum gpu_kernel k, const char *format, const cha
         c->use = use;
         memcpy(c->spec, spec, bytes);
         c->n_spec = (uint32_t)(bytes / sizeof(uint32_t));
-        c->n_segs = strstr(name, "_arr") ? shapes[l->shape].n_segs : 1;
+        c->n_segs = strstr(name, "_arr") || (strstr(name, "expert") && strstr(name, "_hw"))
+                        ? shapes[l->shape].n_segs
+                        : 1;
     }
     l->n++;
 }
@@ -149,6 +151,64 @@ static void add_experts(struct list *l, const struct bench_shape *s, enum mdl_ty
     }
 }
 
+/* --fast-math, as run/dot.c cuts them for 64 lanes: decode, and prefill with four tokens. */
+static void add_dot(struct list *l, const struct bench_shape *s, enum mdl_type t)
+{
+    const char *f = mdl_type_find(t)->name;
+    const uint32_t matrix = s->ff * (uint32_t)mdl_row_bytes(t, s->dim);
+
+    for (uint32_t many = 0; many < 2; many++) {
+        const char *use = many ? "prefill" : "";
+        uint32_t least = many ? 16 : SUBGROUP / 4;
+        uint32_t dim_lanes = s->dim / 32 > SUBGROUP ? SUBGROUP : s->dim / 32 < least ? least : s->dim / 32;
+        uint32_t ff_lanes = s->ff / 32 < least ? least : s->ff / 32;
+        const struct spec_mat_dot m = {.wg = SUBGROUP,
+                                       .k = s->dim,
+                                       .n_out = 3 * s->dim,
+                                       .format = t,
+                                       .row_bytes = (uint32_t)mdl_row_bytes(t, s->dim),
+                                       .rows = many ? 32 : 4,
+                                       .many = many,
+                                       .lanes = dim_lanes,
+                                       .blocks = (s->dim / 32 + dim_lanes - 1) / dim_lanes,
+                                       .tokens = many ? 4 : 1};
+        struct spec_expert_dot e = {.wg = SUBGROUP,
+                                    .dim = s->dim,
+                                    .ff = s->ff,
+                                    .k_used = s->k_used,
+                                    .format = t,
+                                    .up_off = matrix,
+                                    .down_off = 2 * matrix,
+                                    .slot_stride = 3 * matrix,
+                                    .slots_per_seg = 64,
+                                    .n_segs = 1,
+                                    .rows = m.rows,
+                                    .many = many,
+                                    .lanes = dim_lanes,
+                                    .blocks = m.blocks,
+                                    .tokens = m.tokens};
+        struct spec_expert_dot d = e;
+
+        d.lanes = ff_lanes;
+        d.blocks = 1;
+        d.rows = many ? 32 : 8;
+        ADD(l, matvec_dot, f, use, m);
+        ADD(l, matvec_dot_sg, f, use, m);
+        ADD(l, matvec_dot_hw, f, use, m);
+        ADD(l, expert_gate_up_dot, f, use, e);
+        ADD(l, expert_gate_up_dot_sg, f, use, e);
+        ADD(l, expert_down_dot, f, use, d);
+        ADD(l, expert_down_dot_sg, f, use, d);
+        e.n_segs = d.n_segs = shapes[l->shape].n_segs;
+        ADD(l, expert_gate_up_dot_arr, f, use, e);
+        ADD(l, expert_gate_up_dot_sg_arr, f, use, e);
+        ADD(l, expert_gate_up_dot_hw, f, use, e);
+        ADD(l, expert_down_dot_arr, f, use, d);
+        ADD(l, expert_down_dot_sg_arr, f, use, d);
+        ADD(l, expert_down_dot_hw, f, use, d);
+    }
+}
+
 static void add_attention(struct list *l, const struct bench_shape *s, uint32_t f16)
 {
     const char *f = f16 ? "f16" : "f32";
@@ -181,8 +241,10 @@ static void add_rest(struct list *l, const struct bench_shape *s)
     const struct spec_topk slice = {128, s->vocab, s->vocab, 40, 0};
     const struct spec_topk merge = {128, (s->vocab + TOPK_SLICE - 1) / TOPK_SLICE, s->vocab, 40, 1};
     struct spec_tags tags = {32, 3 * s->ff * s->dim, 64, 1};
+    const struct spec_quant_x quant = {32, s->dim, s->dim};
 
     ADD(l, publish, "", "", publish);
+    ADD(l, quant_x, "", "", quant);
     ADD(l, rmsnorm, "", "", norm);
     ADD(l, rmsnorm_sg, "", "", norm);
     ADD(l, router, "", "", router);
@@ -226,6 +288,8 @@ uint32_t specs_list(struct specs_case *cases, uint32_t max)
             add_matrices(&l, s, formats[i]);
             add_experts(&l, s, formats[i]);
         }
+        add_dot(&l, s, MDL_Q8_0);
+        add_dot(&l, s, MDL_Q4_0);
     }
     add_peak(&l);
     return l.n;
