@@ -55,12 +55,12 @@ struct bench_row {
 /* The same for all rows of a command. */
 struct bench_head {
     const struct cli_engine *e;
-    const char *format;   /* md, csv, json or jsonl */
-    const char *pool;     /* as typed; NULL: auto */
-    const char *variants; /* "default", "tuned" or "forced" */
-    bool fast_math;
-    double read_gbs; /* measured, through a shader; NAN: not */
-    char cpu[128];   /* "": not known */
+    const char *format;         /* md, csv, json or jsonl */
+    const char *pool;           /* as typed; NULL: auto */
+    const char *variants;       /* "default", "tuned" or "forced" */
+    bool fast_math, read_given; /* the latter: by --peak */
+    double read_gbs;            /* measured, through a shader; NAN: not */
+    char cpu[128];              /* "": not known */
 };
 
 /* Without a subcommand, as struct cli_cmd.run. */

@@ -237,9 +237,9 @@ static void end_md(const struct bench_head *h, const struct bench_text *t, bool 
     cli_engine_device_line(h->e, device, sizeof(device));
     printf("\nbuild: %s (vkmoe %s)\ndevice: %s", VKMOE_BUILD_COMMIT, vkmoe_version(), device);
     if (isfinite(h->read_gbs))
-        printf("; a shader reads %.2f GB/s", h->read_gbs);
+        printf(h->read_given ? "; held against %.2f GB/s" : "; a shader reads %.2f GB/s", h->read_gbs);
     printf("\nkernels: %s variants (%s), %s mathematics\n", h->variants,
-           vkmoe_device_variants(h->e->dev, NULL), h->fast_math ? "--fast-math" : "exact");
+           vkmoe_device_variants(h->e->dev, NULL), h->fast_math ? "fast (--fast-math)" : "exact");
     if (t->synthetic)
         printf("tokens: pseudo-random (--synthetic): experts and hits are not those of real use\n");
     else if (!t->name[0])

@@ -442,6 +442,7 @@ static enum vkmoe_status find_peak(struct bench *b, struct vkmoe_err *err)
     enum vkmoe_status st;
 
     b->head.read_gbs = b->peak > 0 ? b->peak : NAN;
+    b->head.read_given = b->peak > 0;
     if (b->peak >= 0 || b->count)
         return VKMOE_OK;
     cor_cache_dir(cache, sizeof(cache));
