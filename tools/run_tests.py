@@ -33,7 +33,7 @@ DRIVERS = {
 # The first pattern that fits a program decides: drivers, and those of a sanitizer build. What is left out for
 # time runs in rows of tools/full/shards.txt.
 MATRIX = [
-    ("test_radv*", ["polaris10", "vega10", "navi10", "navi21", "gfx1100"], ["navi21"]),
+    ("test_radv*", ["polaris10", "navi21", "gfx1100"], ["navi21"]),
     ("test_kernels*", ["lavapipe", "lavapipe-4", "lavapipe-16", "swiftshader"], ["lavapipe"]),
     ("test_gpu*", ["lavapipe", "swiftshader"], ["lavapipe"]),
     ("test_fetch", ["lavapipe", "swiftshader"], ["lavapipe"]),

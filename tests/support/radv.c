@@ -47,6 +47,8 @@ static struct work work_of(const struct specs_case *c)
     }
     if (strstr(gpu_kernel_info(c->kernel)->name, "_dot")) /* no multiplications of floats to count */
         return (struct work){0, 0};
+    if (strstr(gpu_kernel_info(c->kernel)->name, "_few"))
+        return (struct work){4 * UNIT * 8, 1}; /* lib/few.glsl: four rows, eight tokens */
     if (is(c, "matmul") || strstr(gpu_kernel_info(c->kernel)->name, "_tile"))
         return (struct work){TILE_K * TILE_SUMS, TILE_K};
     if (is(c, "matvec")) {

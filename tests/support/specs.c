@@ -92,8 +92,10 @@ static void add_matrices(struct list *l, const struct bench_shape *s, enum mdl_t
         m.n_out = head ? s->dim : 3 * s->dim;
         m.wg = row_lanes(s->dim);
         ADD(l, matvec, f, use, m);
+        ADD(l, matvec_few, f, use, m);
         m.wg = SUBGROUP;
         ADD(l, matvec_sg, f, use, m);
+        ADD(l, matvec_few_sg, f, use, m);
         m.rows = 4 * SUBGROUP;
         if (!head && l->shape == SPECS_EMO) /* for narrow devices; may be chosen elsewhere */
             ADD(l, matvec_ln, f, use, m);
@@ -132,6 +134,10 @@ static void add_experts(struct list *l, const struct bench_shape *s, enum mdl_ty
     ADD(l, expert_gate_up_sg, f, "", team);
     ADD(l, expert_down, f, "", down);
     ADD(l, expert_down_sg, f, "", team);
+    ADD(l, expert_gate_up_few, f, "", up);
+    ADD(l, expert_gate_up_few_sg, f, "", team);
+    ADD(l, expert_down_few, f, "", down);
+    ADD(l, expert_down_few_sg, f, "", team);
     ADD(l, expert_gate_up_tile, f, "", tile);
     ADD(l, expert_down_tile, f, "", tile);
     if (l->shape == SPECS_EMO) {
@@ -143,6 +149,10 @@ static void add_experts(struct list *l, const struct bench_shape *s, enum mdl_ty
     ADD(l, expert_gate_up_sg_arr, f, "", team);
     ADD(l, expert_down_arr, f, "", down);
     ADD(l, expert_down_sg_arr, f, "", team);
+    ADD(l, expert_gate_up_few_arr, f, "", up);
+    ADD(l, expert_gate_up_few_sg_arr, f, "", team);
+    ADD(l, expert_down_few_arr, f, "", down);
+    ADD(l, expert_down_few_sg_arr, f, "", team);
     ADD(l, expert_gate_up_tile_arr, f, "", tile);
     ADD(l, expert_down_tile_arr, f, "", tile);
     if (l->shape == SPECS_EMO) {
