@@ -295,19 +295,22 @@ uint32_t bench_row_lanes(const struct bench_maker *m, uint32_t k)
 
 uint32_t bench_tile_rows(const struct bench_maker *m)
 {
-    return named(m, "_ln") ? 8 * m->env->caps->subgroup_size : TILE_ROWS;
+    return named(m, "_ln") ? 8 * m->env->caps->subgroup_size : named(m, "_few") ? 4 : TILE_ROWS;
 }
 
-uint32_t bench_tile_lanes(const struct bench_maker *m)
+uint32_t bench_tile_lanes(const struct bench_maker *m, uint32_t k)
 {
-    return named(m, "_ln") ? m->env->caps->subgroup_size : 128;
+    return named(m, "_ln") ? m->env->caps->subgroup_size : named(m, "_few") ? bench_row_lanes(m, k) : 128;
 }
 
-bool bench_aligned(enum mdl_type t, uint64_t row_bytes)
+uint32_t bench_aligned(enum mdl_type t, uint64_t row_bytes, uint64_t at)
 {
     const struct mdl_type_info *info = mdl_type_find(t);
+    const uint64_t all = row_bytes | at;
 
-    return row_bytes % 4 == 0 && (info->block_elems == 1 || info->block_bytes % 4 == 0);
+    if (info->block_elems == 1 && all % 16 == 0)
+        return 2;
+    return all % 4 == 0 && (info->block_elems == 1 || info->block_bytes % 4 == 0);
 }
 
 /* ---- comparing

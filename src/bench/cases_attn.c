@@ -263,11 +263,11 @@ static bool make_many(struct bench_maker *m)
     const uint32_t n_tokens = s->n_tokens, pos = check(m) ? 33 : 0;
     const size_t n = (size_t)(pos + n_tokens) * s->n_kv * s->head_dim;
     const size_t n_q = (size_t)n_tokens * s->n_heads * s->head_dim;
-    const struct spec_attn spec = attn_spec(m, 128, 1);
+    const struct spec_attn spec = attn_spec(m, bench_tile_lanes(m, 0), 1);
     struct cache k, v;
     float *q;
 
-    if (!is_case(m))
+    if (!is_case(m) || (m->c->kernel == GPU_K_attn_many_ln && s->head_dim % 8))
         return false;
     cache_make(m, &k, n);
     cache_make(m, &v, n);
@@ -291,5 +291,5 @@ void bench_add_attn(struct bench_entry *entries)
 {
     entries[GPU_K_rope_kv] = (struct bench_entry){make_rope, true};
     entries[GPU_K_attn_one] = entries[GPU_K_attn_one_sg] = (struct bench_entry){make_one, true};
-    entries[GPU_K_attn_many] = (struct bench_entry){make_many, true};
+    entries[GPU_K_attn_many] = entries[GPU_K_attn_many_ln] = (struct bench_entry){make_many, true};
 }

@@ -146,7 +146,7 @@ static bool mat_size(const struct bench_maker *m, struct mat_size *z)
 /* Matrix rows per workgroup and its size, as run/ has them. */
 static void mat_groups(const struct bench_maker *m, uint32_t k, bool many, uint32_t *wg, uint32_t *rows)
 {
-    *wg = many ? bench_tile_lanes(m) : bench_row_lanes(m, k);
+    *wg = many ? bench_tile_lanes(m, k) : bench_row_lanes(m, k);
     *rows = many ? bench_tile_rows(m) : bench_rows(m);
 }
 
@@ -167,8 +167,9 @@ static void mat_want(struct bench_maker *m, const struct mat_size *z, const floa
 
 static bool make_mat(struct bench_maker *m)
 {
-    const bool many = strstr(gpu_kernel_info(m->c->kernel)->name, "matmul") != NULL;
-    const uint32_t off = check(m) ? 2 : 0, n_tokens = many ? m->s->n_tokens : 1;
+    const char *name = gpu_kernel_info(m->c->kernel)->name;
+    const bool few = strstr(name, "_few") != NULL, many = few || strstr(name, "matmul") != NULL;
+    const uint32_t off = check(m) ? 2 : 0, n_tokens = few && !check(m) ? RUN_FEW : many ? m->s->n_tokens : 1;
     const enum mdl_type t = m->env->type;
     const uint32_t w_off = t == MDL_F32 ? 2 * off : off;
     struct mat_size z;
@@ -189,7 +190,7 @@ static bool make_mat(struct bench_maker *m)
                                   .row_bytes = (uint32_t)row_bytes,
                                   .add = z.add,
                                   .rows = rows,
-                                  .aligned = bench_aligned(t, row_bytes) && w_off % 4 == 0};
+                                  .aligned = bench_aligned(t, row_bytes, w_off)};
     const struct push_mat push = {0, z.rows, w_off};
 
     bytes = bench_matrix(m, t, z.rows, z.k, w_off, &n_bytes, &w);
@@ -205,7 +206,8 @@ static bool make_mat(struct bench_maker *m)
     mat_want(m, &z, w, x, before, n_tokens, y);
     BENCH_SPEC(m, spec);
     BENCH_PUSH(m, push);
-    bench_grid(m, bench_div_up(z.rows, rows), many ? bench_div_up(n_tokens, TILE_TOKENS) : 1, 1);
+    bench_grid(m, bench_div_up(z.rows, rows), many ? bench_div_up(n_tokens, few ? RUN_FEW : TILE_TOKENS) : 1,
+               1);
     m->c->bytes = (double)z.rows * (double)row_bytes + 4.0 * n_tokens * (z.k + (z.add ? 2.0 : 1.0) * z.rows);
     m->c->flops = 2.0 * z.rows * z.k * n_tokens;
     if (many)
@@ -314,7 +316,8 @@ void bench_add_dense(struct bench_entry *entries)
     entries[GPU_K_embed] = (struct bench_entry){make_embed, true};
     entries[GPU_K_rmsnorm] = entries[GPU_K_rmsnorm_sg] = (struct bench_entry){make_rmsnorm, false};
     entries[GPU_K_matvec] = entries[GPU_K_matvec_sg] = entries[GPU_K_matvec_ln] = entries[GPU_K_matmul] =
-        entries[GPU_K_matmul_ln] = (struct bench_entry){make_mat, true};
+        entries[GPU_K_matmul_ln] = entries[GPU_K_matvec_few] = entries[GPU_K_matvec_few_sg] =
+            (struct bench_entry){make_mat, true};
     entries[GPU_K_swiglu] = (struct bench_entry){make_swiglu, false};
     entries[GPU_K_topk] = (struct bench_entry){make_topk, false};
 }

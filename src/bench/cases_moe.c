@@ -186,7 +186,7 @@ static void expert_spec(struct bench_maker *m, const struct experts *x, uint32_t
     const uint32_t n_in = x->down ? s->ff : s->dim;
     const struct push_expert push = {0};
     const struct spec_expert spec = {
-        .wg = x->many ? bench_tile_lanes(m) : bench_row_lanes(m, n_in),
+        .wg = x->many ? bench_tile_lanes(m, n_in) : bench_row_lanes(m, n_in),
         .dim = s->dim,
         .ff = s->ff,
         .n_experts = s->n_experts,
@@ -200,7 +200,8 @@ static void expert_spec(struct bench_maker *m, const struct experts *x, uint32_t
         .slots_per_seg = x->pool.per_seg,
         .n_segs = m->c->n_segs,
         .rows = x->many ? bench_tile_rows(m) : bench_rows(m),
-        .aligned = bench_aligned(t, mdl_row_bytes(t, n_in)) && x->pool.up_off % 4 == 0,
+        .aligned = bench_aligned(t, mdl_row_bytes(t, n_in),
+                                 x->pool.stride | (x->down ? x->pool.down_off : x->pool.up_off)),
     };
 
     *rows = spec.rows;
@@ -232,14 +233,15 @@ static bool make_experts(struct bench_maker *m)
 {
     const struct bench_shape *s = m->s;
     const char *name = gpu_kernel_info(m->c->kernel)->name;
-    struct experts x = {.down = strstr(name, "_down") != NULL, .many = strstr(name, "_tile") != NULL};
+    struct experts x = {.down = strstr(name, "_down") != NULL,
+                        .many = strstr(name, "_tile") || strstr(name, "_few")};
     const struct mdl_type_info *info = mdl_type_find(m->env->type);
     uint32_t rows, n_out, out;
     float *in;
 
     if (m->use || s->dim % info->block_elems || s->ff % info->block_elems)
         return false;
-    x.n_tokens = x.many ? s->n_tokens : check(m) ? 3 : 1;
+    x.n_tokens = !check(m) && strstr(name, "_few") ? RUN_FEW : x.many ? s->n_tokens : check(m) ? 3 : 1;
     x.n_pairs = x.n_tokens * s->k_used;
     n_out = x.down ? s->dim : s->ff;
     pool_make(m, &x.pool, x.many);
@@ -428,7 +430,9 @@ void bench_add_moe(struct bench_entry *entries)
 #define EXPERTS(step)                                                                                       \
     GPU_K_expert_##step, GPU_K_expert_##step##_arr, GPU_K_expert_##step##_sg, GPU_K_expert_##step##_sg_arr, \
         GPU_K_expert_##step##_ln, GPU_K_expert_##step##_ln_arr, GPU_K_expert_##step##_tile,                 \
-        GPU_K_expert_##step##_tile_arr, GPU_K_expert_##step##_tile_ln, GPU_K_expert_##step##_tile_ln_arr
+        GPU_K_expert_##step##_tile_arr, GPU_K_expert_##step##_tile_ln, GPU_K_expert_##step##_tile_ln_arr,   \
+        GPU_K_expert_##step##_few, GPU_K_expert_##step##_few_arr, GPU_K_expert_##step##_few_sg,             \
+        GPU_K_expert_##step##_few_sg_arr
         EXPERTS(gate_up), EXPERTS(down)
 #undef EXPERTS
     };

@@ -70,8 +70,9 @@ uint32_t bench_lanes(const struct bench_maker *m);
 uint32_t bench_rows(const struct bench_maker *m);
 uint32_t bench_row_lanes(const struct bench_maker *m, uint32_t k);
 uint32_t bench_tile_rows(const struct bench_maker *m);
-uint32_t bench_tile_lanes(const struct bench_maker *m);
-bool bench_aligned(enum mdl_type t, uint64_t row_bytes);
+uint32_t bench_tile_lanes(const struct bench_maker *m, uint32_t k);
+/* at: a byte that a row starts at. */
+uint32_t bench_aligned(enum mdl_type t, uint64_t row_bytes, uint64_t at);
 
 static inline uint32_t bench_div_up(uint32_t a, uint32_t b)
 {

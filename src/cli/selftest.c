@@ -67,9 +67,10 @@ static void begin(const struct report *r, const struct vkmoe_device_info *d)
 static void end(const struct report *r, const struct bench_selftest *s, bool remembered)
 {
     if (r->json) {
-        printf("],\"kernels\":%u,\"kernels_wrong\":%u,\"kernels_not_here\":%u,\"cases\":%u,\"seconds\":%.2f,"
+        printf("],\"kernels\":%u,\"kernels_wrong\":%u,\"kernels_not_here\":%u,\"kernels_left\":%u,\"cases\":%"
+               "u,\"seconds\":%.2f,"
                "\"base_wrong\":%s,",
-               s->n_kernels, s->n_wrong, s->n_unusable, s->n_cases, s->seconds,
+               s->n_kernels, s->n_wrong, s->n_unusable, s->n_left, s->n_cases, s->seconds,
                s->base_wrong ? "true" : "false");
         printf("\"remembered\":%s,", remembered ? "true" : "false");
         put("off", s->off, "}\n");
@@ -77,6 +78,8 @@ static void end(const struct report *r, const struct bench_selftest *s, bool rem
     }
     printf("%u kernels, %u cases in %.1f s: %s", s->n_kernels, s->n_cases, s->seconds,
            s->n_wrong ? "" : "all good\n");
+    if (s->n_left)
+        printf("not tested, for this driver compiles too slowly: %u kernels\n", s->n_left);
     if (s->n_wrong)
         printf("%u wrong\n", s->n_wrong);
     if (s->off[0])
@@ -89,12 +92,14 @@ static void end(const struct report *r, const struct bench_selftest *s, bool rem
 static int run(const struct cli_cmd *cmd, int argc, char **argv)
 {
     struct report r = {.bar = {.what = "testing", .unit = "kernels"}};
-    const struct bench_selftest_params p = {.finding = finding, .progress = progress, .user = &r};
+    struct bench_selftest_params p = {.finding = finding, .progress = progress, .user = &r};
     struct bench_device_params dp = {0};
     const struct cli_opt opts[] = {
         {"-dev|--device", CLI_STR, &dp.device, "NAME", "index or part of a name (default: the best one)", 0,
          0},
         {"--json", CLI_FLAG, &r.json, NULL, "one JSON object on standard output", 0, 0},
+        {"--filter", CLI_STR, &p.only, "PARTS", "only kernels with one of these parts, as matvec,expert", 0,
+         0},
         {"--caps", CLI_STR, &dp.caps, "LIST", "use less of the device than it has (docs/DEVICES.md)", 0, 0},
         {"--shader-dir", CLI_STR, &dp.shader_dir, "DIR", "kernels from DIR/KERNEL.spv where it exists", 0, 0},
         {"--validation", CLI_FLAG, &dp.validation, NULL, "run under the Vulkan validation layer", 0, 0},
@@ -116,7 +121,7 @@ static int run(const struct cli_cmd *cmd, int argc, char **argv)
     begin(&r, bench_device_info(&d));
     TRY(bench_selftest(&s, &d, &p, &err));
     cli_progress_end(&r.bar);
-    remember = !dp.shader_dir && !dp.caps && !s.base_wrong;
+    remember = !dp.shader_dir && !dp.caps && !p.only && !s.base_wrong;
     if (remember)
         TRY(bench_selftest_remember(&s, &d, &err));
     end(&r, &s, remember);
