@@ -133,9 +133,10 @@ struct vkmoe_device_params {
      * pipeline cache is read or written. A file that is no SPIR-V: VKMOE_ERR_FORMAT when its kernel is first
      * used; what it does is not checked. NULL: none. */
     const char *shader_dir;
-    /* For tests and measurements: kernel variants such as "core=subgroup,rows=4" in place of those that `vkmoe
-     * tune` found, or of the defaults (docs/DEVICES.md). NULL: none. With caps or shader_dir the defaults are
-     * used, not what was found; paths that `vkmoe selftest` switched off stay off but for "-tuned" in caps. */
+    /* For tests and measurements: kernel variants such as "core=subgroup,rows=4" in place of those that
+     * `vkmoe tune` found, or of the defaults (docs/DEVICES.md). NULL: none. With caps or shader_dir the
+     * defaults are used, not what was found; paths that `vkmoe selftest` switched off stay off but for
+     * "-tuned" in caps. */
     const char *variants;
     bool profile;       /* time every kernel; VKMOE_ERR_UNSUPPORTED where the device has no timestamps */
 };
@@ -146,8 +147,8 @@ VKMOE_API enum vkmoe_status vkmoe_device_open(vkmoe_device **out, vkmoe_context 
 VKMOE_API void vkmoe_device_close(vkmoe_device *dev);
 VKMOE_API const struct vkmoe_device_info *vkmoe_device_facts(const vkmoe_device *dev);
 
-/* Kernel variants that models on this device run with, as vkmoe_device_params.variants takes them. *from (may be
- * NULL) becomes "default", "tuned" or "forced". Both strings belong to the device. */
+/* Kernel variants that models on this device run with, as vkmoe_device_params.variants takes them. *from (may
+ * be NULL) becomes "default", "tuned" or "forced". Both strings belong to the device. */
 VKMOE_API const char *vkmoe_device_variants(const vkmoe_device *dev, const char **from);
 
 struct vkmoe_device_memory {
@@ -330,8 +331,8 @@ struct vkmoe_session_params {
      * to n_experts. Implies VKMOE_WATCH_ROUTER. */
     uint32_t doc_experts;
     uint32_t doc_refresh; /* every so many tokens of decode the pool may exchange experts; 0: never */
-    /* Only so many of the best logits come to the host, for vkmoe_session_top: at most VKMOE_TOP_MAX; 0: all of
-     * them do, for vkmoe_session_logits. */
+    /* Only so many of the best logits come to the host, for vkmoe_session_top: at most VKMOE_TOP_MAX; 0: all
+     * of them do, for vkmoe_session_logits. */
     uint32_t n_top;
 };
 

@@ -1,5 +1,5 @@
-/* Which workgroup of a dispatch finishes last: it alone goes on with what needs the results of all, so that no
- * further dispatch and barrier are paid for. A counter per group of workgroups is 0 before and after.
+/* Which workgroup of a dispatch finishes last: it alone goes on with what needs the results of all, so that
+ * no further dispatch and barrier are paid for. A counter per group of workgroups is 0 before and after.
  * Results must be written to buffers that are `coherent` before the call, by any lane, and are read from them
  * after it. Before inclusion: LAST_COUNTER(i), counter i in a coherent buffer. */
 #ifndef LIB_LAST_GLSL
