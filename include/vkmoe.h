@@ -361,7 +361,8 @@ VKMOE_API enum vkmoe_status vkmoe_session_feed_all(vkmoe_session *ses, const int
  * valid until the next call on it. */
 VKMOE_API const float *vkmoe_session_logits(const vkmoe_session *ses);
 
-/* The best logits after the last token fed, among ids below n_tokens_used: best first, equals by the lower id.
+/* The best logits after the last token fed, among ids below n_tokens_used: best first, equals by the lower
+ * id.
  *
  * Returns how many there are: n_top of the session (fewer where the model has fewer tokens), 0 before the
  * first feed and without n_top. *ids and *logits belong to the session, valid until the next call on it. */

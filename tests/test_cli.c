@@ -128,6 +128,11 @@ static void test_wrong_bench_usage(void **state)
         {"--pool-mib", {"bench", "decode", "-f", "x", "--pool-mib", "3,,4"}},
         {"--capacity", {"bench", "decode", "-f", "x", "--capacity", "50,101"}},
         {"xml", {"bench", "decode", "-f", "x", "-o", "xml"}},
+        {"xml", {"bench", "peak", "-o", "xml"}},
+        {"xml", {"bench", "kernels", "-o", "xml"}},
+        {"llama", {"bench", "kernels", "--shape", "llama"}},
+        {"q9", {"bench", "kernels", "--type", "q9"}},
+        {"--reset", {"tune", "--show", "--reset"}},
     };
 
     (void)state;
