@@ -1,7 +1,7 @@
 // variants: arr=SEG_ARRAY
 /* expert_gate_up_tile for narrow devices (lib/lanes.glsl): h[pair] = silu(gate x[t]) * (up x[t]) for
  * all pairs (t * K_USED + rank) of a tile, which share one expert; f32 sums.
- * Grid: (ceil(FF / ROWS), n_tiles). WG is the subgroup size, 4 or more, ROWS is 8 WG.
+ * Grid: (ceil(FF / ROWS), n_tiles). WG is the subgroup size, 8 or more, ROWS is 8 WG.
  * Binding 4: the segment p.seg, other slots are skipped; with SEG_ARRAY all segments. Test:
  * test_kernels_moe. */
 #version 450

@@ -1,7 +1,7 @@
 /* matmul for narrow devices (lib/lanes.glsl): y[t][out0 + r] = (or +=, with ADD) dot(W[r], x[t]) for
  * matrix rows r < n_rows and all input rows t, sums in f32.
  * Grid: (x, ceil(T / 32), z): workgroup x + z * (size of x) takes ROWS = 8 WG matrix rows, four input rows at
- * a time. WG is the subgroup size, 4 or more. Test: test_kernels_dense. */
+ * a time. WG is the subgroup size, 8 or more. Test: test_kernels_dense. */
 #version 450
 #extension GL_GOOGLE_include_directive : require
 #extension GL_KHR_shader_subgroup_ballot : require

@@ -2,7 +2,7 @@
  * every load from a buffer: each lane sums four matrix rows of its own, row, row + WG, row + 2 WG and
  * row + 3 WG, in chunks of 8 words at most; each input element is loaded once per workgroup, which is one
  * subgroup, and broadcast. No reduction; f32 sums in the order of k (blocks are summed before they are
- * scaled), so that a result does not depend on its place. ROWS is 4 WG; WG is the subgroup size, 4 or more.
+ * scaled), so that a result does not depend on its place. ROWS is 4 WG; WG is the subgroup size, 8 or more.
  * Before inclusion: as lib/rows.glsl. */
 #ifndef LIB_LANES_GLSL
 #define LIB_LANES_GLSL
@@ -92,29 +92,15 @@ vec4 load_x4(uint i)
     return vec4(LOAD_X(i), LOAD_X(i + 1u), LOAD_X(i + 2u), LOAD_X(i + 3u));
 }
 
-/* Elements of a chunk of the input, four per lane. */
-struct spread_x {
-    vec4 near, far; /* groups lane and lane + WG */
-};
-
-spread_x load_spread(uint quads, uint i)
+/* Elements of a chunk of the input, from element i on: group g of four in lane g, any in lanes behind. */
+vec4 load_spread(uint quads, uint i)
 {
-    uint g = gl_SubgroupInvocationID;
-    spread_x v = spread_x(vec4(0.0), vec4(0.0));
-
-    v.near = load_x4(i + 4u * min(g, quads - 1u));
-    if (WG < 8u && quads > WG)
-        v.far = load_x4(i + 4u * min(g + WG, quads - 1u));
-    return v;
+    return load_x4(i + 4u * min(gl_SubgroupInvocationID, quads - 1u));
 }
-
-/* Group g of it in every lane. g is a literal: broadcasts take no less. */
-#define SPREAD_QUAD(v, g) \
-    ((g) < 4u || WG >= 8u ? subgroupBroadcast(v.near, g) : subgroupBroadcast(v.far, (g) % 4u))
 
 #define LANES_QUAD(format, quads, w, x, sum, g)       \
     if ((g) < quads) {                                \
-        vec4 e = SPREAD_QUAD(x, g);                   \
+        vec4 e = subgroupBroadcast(x, g);                   \
         sum.x += dot(chunk_quad(format, w##0, g), e); \
         sum.y += dot(chunk_quad(format, w##1, g), e); \
         sum.z += dot(chunk_quad(format, w##2, g), e); \
@@ -155,7 +141,7 @@ vec4 rows_dot(uint format, uint base, uint stride, uint row0, uint n_rows, uint 
     vec4 sum = vec4(0.0);
 
     for (uint c = 0u; c < n; c++) {
-        spread_x x = load_spread(quads, x0 + c * 4u * quads);
+        vec4 x = load_spread(quads, x0 + c * 4u * quads);
         chunk w0 = load_chunk(format, row.x, c), w1 = load_chunk(format, row.y, c);
         chunk w2 = load_chunk(format, row.z, c), w3 = load_chunk(format, row.w, c);
         vec4 s = vec4(0.0);
@@ -186,8 +172,8 @@ void rows_dot2(uint format_a, uint base_a, uint format_b, uint base_b, uint row0
     }
 #define LANES_QUAD4(format, quads, g)                                                               \
     if ((g) < quads) {                                                                              \
-        vec4 e0 = SPREAD_QUAD(x0, g), e1 = SPREAD_QUAD(x1, g);                                      \
-        vec4 e2 = SPREAD_QUAD(x2, g), e3 = SPREAD_QUAD(x3, g);                                      \
+        vec4 e0 = subgroupBroadcast(x0, g), e1 = subgroupBroadcast(x1, g);                          \
+        vec4 e2 = subgroupBroadcast(x2, g), e3 = subgroupBroadcast(x3, g);                          \
         LANES_ROW4(format, w0, s0, g) LANES_ROW4(format, w1, s1, g)                                 \
         LANES_ROW4(format, w2, s2, g) LANES_ROW4(format, w3, s3, g)                                 \
         LANES_ROW4(format, w4, s4, g) LANES_ROW4(format, w5, s5, g)                                 \
@@ -216,8 +202,8 @@ void lanes_dot4(uint format, uint base, uint stride, uint row0, uint n_rows, uin
     b = mat4(0.0);
     for (uint c = 0u; c < n; c++) {
         uvec4 at = x + c * 4u * quads;
-        spread_x x0 = load_spread(quads, at.x), x1 = load_spread(quads, at.y);
-        spread_x x2 = load_spread(quads, at.z), x3 = load_spread(quads, at.w);
+        vec4 x0 = load_spread(quads, at.x), x1 = load_spread(quads, at.y);
+        vec4 x2 = load_spread(quads, at.z), x3 = load_spread(quads, at.w);
         chunk w0 = load_chunk(format, row_a.x, c), w1 = load_chunk(format, row_a.y, c);
         chunk w2 = load_chunk(format, row_a.z, c), w3 = load_chunk(format, row_a.w, c);
         chunk w4 = load_chunk(format, row_b.x, c), w5 = load_chunk(format, row_b.y, c);

@@ -161,7 +161,7 @@ static void query_properties2(struct gpu_phys *p)
     p->caps.subgroup =
         (sg.supportedStages & VK_SHADER_STAGE_COMPUTE_BIT) && (sg.supportedOperations & ops) == ops;
     p->caps.broadcast =
-        p->caps.subgroup && sg.subgroupSize >= 4 && (sg.supportedOperations & VK_SUBGROUP_FEATURE_BALLOT_BIT);
+        p->caps.subgroup && sg.subgroupSize >= 8 && (sg.supportedOperations & VK_SUBGROUP_FEATURE_BALLOT_BIT);
     snprintf(p->info.driver, sizeof(p->info.driver), "%s",
              drv.driverName[0] ? drv.driverName : "unknown driver");
     if (drv.driverInfo[0])

@@ -12,7 +12,7 @@
 #define GPU_NEED_SUBGROUP 1u /* subgroup arithmetic (basic + arithmetic operations in compute) */
 #define GPU_NEED_ARRAY 2u    /* dynamic indexing of an array of storage buffers */
 #define GPU_NEED_F16 8u      /* fp16 arithmetic */
-#define GPU_NEED_BROADCAST 4u /* subgroup broadcasts (ballot operations in compute), four lanes or more */
+#define GPU_NEED_BROADCAST 4u /* subgroup broadcasts (ballot operations in compute), eight lanes or more */
 #define GPU_NEED_DOT 16u      /* integer dot products, in the device and in this build */
 
 /* X(name, push struct, storage buffers before the segments, segments: 0 none / 1 binding or array, needs).

@@ -32,7 +32,8 @@ static uint32_t *value_of(struct run_variants *v, const struct field *f)
 
 /* Narrow devices (software drivers, small phone GPUs) run lanes one after the other: fewer lanes with more
  * work each pay there, and above all fewer loads (docs/SPEED.md). Rows on lanes are for those
- * with at most eight; real GPUs with sixteen read memory along rows better. */
+ * with eight; GPUs with more read memory along rows better, and with four the gain is half and compilers take
+ * long. */
 void run_variants_default(struct run_variants *v, const struct gpu_caps *caps)
 {
     bool narrow = caps->subgroup_size <= RUN_NARROW;
