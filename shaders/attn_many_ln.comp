@@ -1,9 +1,10 @@
 /* attn_many for narrow devices (lib/lanes.glsl): causal attention of all tokens of the step, query t sees
  * cached positions 0 .. STEP_POS + t; online softmax, f32.
  * Four queries at a time. Scores: a lane has eight keys of 8 WG, the queries are broadcast. Sums of V: a lane
- * has eight neighbouring elements of the head (and those WG units behind), the keys' weights are broadcast.
- * Grid: (N_HEADS, ceil(n_tokens / 16)). WG is the subgroup size, 8 or more. HEAD_DIM: a multiple of 8, at most
- * 256. Test: test_kernels_attn. */
+ * has eight neighbouring elements of the head (and those WG units behind), the keys' weights are in shared
+ * memory.
+ * Grid: (N_HEADS, ceil(n_tokens / 16)). WG is the subgroup size, 8 or more. HEAD_DIM: a multiple of 8, at
+ * most 256. Test: test_kernels_attn. */
 #version 450
 #extension GL_GOOGLE_include_directive : require
 #extension GL_KHR_shader_subgroup_ballot : require
