@@ -1,6 +1,7 @@
 // variants: sg=USE_SUBGROUP ln=USE_LANES arr=SEG_ARRAY sg_arr=USE_SUBGROUP,SEG_ARRAY ln_arr=USE_LANES,SEG_ARRAY
 /* h[t * K_USED + j] = silu(gate x[t]) * (up x[t]) for the expert in the slot of rank j, sums in f32.
- * Grid: (ceil(FF / ROWS), K_USED, n_tokens); a workgroup takes ROWS rows of gate and of up.
+ * Grid: (ceil(FF / ROWS), K_USED, n_tokens); a workgroup takes ROWS rows of gate and of up. With SHARED (one
+ * token, SEG_ARRAY) one more rank in y: the shared expert.
  * Binding 3: the segment p.seg, other slots are skipped; with SEG_ARRAY all segments. Test:
  * test_kernels_moe. */
 #version 450
@@ -37,12 +38,14 @@ void main()
     uint row0 = gl_WorkGroupID.x * ROWS;
     uint t = gl_WorkGroupID.z;
     uint pair = t * K_USED + gl_WorkGroupID.y;
+    uint slot = ranks.data[pair];
     uint base;
     vec4 gate, up;
 
-    if (!segment_open(ranks.data[pair], base))
+    if (!segment_open(slot, base))
         return;
-    rows_dot2(FMT_GATE, base, FMT_UP, base + UP_OFF, row0, FF, DIM, t * DIM, gate, up);
+    uint up_off = is_shared(slot) ? FF * row_bytes(FMT_GATE, DIM) : UP_OFF;
+    rows_dot2(FMT_GATE, base, FMT_UP, base + up_off, row0, FF, DIM, t * DIM, gate, up);
     for (uint i = 0u; i < 4u; i++) {
         uint row = row0 + rows_row(i);
         if (!rows_has(i) || row >= FF)

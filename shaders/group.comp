@@ -1,6 +1,6 @@
 /* Sorts the (token, rank) pairs of a chunk by expert and cuts each expert's list into tiles of at most
  * TILE_TOKENS pairs with the expert's slot. The dispatches of the tiles get one workgroup row per tile. An
- * expert without a slot halts the chunk; a partial step runs those that have one (as resolve).
+ * expert without a slot halts the chunk; a partial step runs those that have one (as router_one).
  * Within an expert the order of pairs is not fixed; no result depends on it.
  * Grid: one workgroup. Test: test_kernels_step. */
 #version 450
@@ -29,6 +29,14 @@ shared uint next_pair[N_EXPERTS];  /* where its next pair goes */
 shared uint slots[N_EXPERTS];      /* NONE: no tiles */
 shared uint first_tile[N_EXPERTS];
 shared uint n_all_tiles;
+
+/* The choices, to where the host reads them. */
+void tell_routes(uint n_pairs)
+{
+    uint to = p.layer * state.data[STEP_CHUNK] * K_USED * 2u;
+    for (uint i = gl_LocalInvocationIndex; i < 2u * n_pairs; i += WG)
+        routes.data[to + i] = sel.data[i];
+}
 
 void count_pairs(uint n_pairs)
 {

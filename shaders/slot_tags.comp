@@ -16,6 +16,7 @@ layout(push_constant) uniform Push { push_tags p; };
 layout(std430, set = 0, binding = 0) readonly restrict buffer List { uint data[]; } list;
 layout(std430, set = 0, binding = 1) restrict buffer Result { uint data[]; } result;
 
+#define SHARED 0u /* slots only */
 #define SEG_BINDING 2
 #define ALIGNED 1u
 #include "lib/segment.glsl"

@@ -176,7 +176,7 @@ static void test_good(void **unused)
     struct bench_selftest r;
 
     (void)unused;
-    selftest(&r, test_full() ? NULL : "rmsnorm,router,resolve,group,rope,combine,publish,copy,topk,embed",
+    selftest(&r, test_full() ? NULL : "rmsnorm,router,group,rope,combine,publish,copy,topk,embed",
              NULL);
     assert_int_equal(r.n_wrong, 0);
     assert_string_equal(r.off, "");

@@ -1,4 +1,5 @@
-/* Kernels of the dense parts against plain C in double: embed, rmsnorm, matvec, matmul, swiglu, topk. */
+/* Kernels of the dense parts against plain C in double: embed, rmsnorm, matvec with and without a norm,
+ * matmul, swiglu, topk. */
 #include <math.h>
 #include <stdio.h>
 
@@ -314,6 +315,73 @@ static void test_matvec(void **unused)
                 mat_case(kernels[v], &matvec_cases[i]);
 }
 
+/* before: workgroups of other dispatches that have finished; short: one that has not, so nobody is last. */
+static void mat_norm_case(enum gpu_kernel k, const struct mat_case *c, uint32_t before, bool short_of_one)
+{
+    const float eps = 1e-5f;
+    const struct kt_cut cut = kt_cut(k, c->wg, c->rows);
+    uint32_t dim = c->n_rows + 5, out0 = 2, n = (c->n_rows + cut.rows - 1) / cut.rows;
+    uint32_t groups = (n + 2) / 3 * 3, count = before;
+    struct spec_mat_norm spec = {cut.wg, c->k, dim, c->type, 0, cut.rows, c->aligned, kt_bits(eps)};
+    const struct push_mat_norm push = {out0, c->n_rows, c->off, before + groups + short_of_one};
+    float *x = kt_floats(c->k), *y = kt_floats(dim), *w = kt_floats(dim), *yn = kt_floats(dim);
+    double *want = cor_array(dim, sizeof(*want)), sum = 0;
+    struct kt_matrix m;
+    char what[96];
+
+    kt_matrix_make(&m, c->type, c->n_rows, c->k, c->off);
+    spec.row_bytes = m.row_bytes;
+    for (uint32_t i = 0; i < dim; i++) {
+        want[i] = y[i];
+        if (i >= out0 && i < out0 + c->n_rows)
+            want[i] += kt_matrix_dot(&m, c->k, i - out0, x);
+        sum += want[i] * want[i];
+    }
+    struct kt_buf bufs[] = {in(x, (size_t)c->k * 4),
+                            in(m.bytes, m.n_bytes),
+                            {.data = y, .bytes = (size_t)dim * 4, .use = KT_INOUT},
+                            in(w, (size_t)dim * 4),
+                            {.data = yn, .bytes = (size_t)dim * 4, .use = KT_OUT},
+                            {.data = &count, .bytes = 4, .use = KT_INOUT, .exact = true}};
+    KT_RUN(k, spec, &push, bufs, groups / 3, 1, 3);
+    snprintf(what, sizeof(what), "%s: type %d, k %u, rows %u", gpu_kernel_info(k)->name, (int)c->type, c->k,
+             c->n_rows);
+    kt_close(what, y, want, dim, KT_NMSE, KT_LARGEST);
+    assert_int_equal(count, short_of_one ? before + groups : 0);
+    for (uint32_t i = 0; i < dim; i++) {
+        want[i] = want[i] / sqrt(sum / dim + eps) * w[i];
+        if (short_of_one)
+            assert_int_equal(kt_bits(yn[i]), KT_POISON);
+    }
+    if (!short_of_one)
+        kt_close(what, yn, want, dim, KT_NMSE, KT_LARGEST);
+    cor_free(x);
+    cor_free(y);
+    cor_free(w);
+    cor_free(yn);
+    cor_free(want);
+    kt_matrix_free(&m);
+}
+
+static void test_matvec_norm(void **unused)
+{
+    static const enum gpu_kernel kernels[3] = {GPU_K_matvec_norm, GPU_K_matvec_norm_sg, GPU_K_matvec_norm_ln};
+    static const struct mat_case cases[] = {
+        {.type = MDL_F32, .k = 1, .n_rows = 1, .t = 1, .wg = 32, .rows = 1},
+        {.type = MDL_Q4_0, .k = 96, .n_rows = 2000, .t = 1, .wg = 32, .rows = 4, .off = 2},
+        {.type = MDL_F16, .k = 333, .n_rows = 61, .t = 1, .wg = 96, .rows = 5, .off = 2},
+    };
+
+    (void)unused;
+    for (int v = 0; v < 3; v++)
+        for (uint32_t i = 0; i < COR_COUNT(cases) && kt_usable(kernels[v]); i++)
+            if (kt_wanted(i)) {
+                mat_norm_case(kernels[v], &cases[i], i == 2 ? 3 : 0, false);
+                if (i == 1)
+                    mat_norm_case(kernels[v], &cases[i], 1, true);
+            }
+}
+
 static const struct mat_case matmul_cases[] = {
     {.type = MDL_F32, .k = 1, .n_rows = 1, .t = 1, .wg = 128},
     {.type = MDL_F32, .k = 75, .n_rows = 130, .t = 33, .wg = 128, .off = 2, .add = true},
@@ -457,8 +525,9 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_embed),        cmocka_unit_test(test_embed_all_halves),
         cmocka_unit_test(test_embed_scales), cmocka_unit_test(test_rmsnorm),
-        cmocka_unit_test(test_matvec),       cmocka_unit_test(test_matmul),
-        cmocka_unit_test(test_swiglu),       cmocka_unit_test(test_topk),
+        cmocka_unit_test(test_matvec),       cmocka_unit_test(test_matvec_norm),
+        cmocka_unit_test(test_matmul),       cmocka_unit_test(test_swiglu),
+        cmocka_unit_test(test_topk),
     };
 
     return kt_main(KT_DENSE, tests, COR_COUNT(tests));

@@ -31,8 +31,9 @@ static void pool_make(struct pool *p, const struct expert_case *c)
     uint32_t down_off = up_off + (uint32_t)mdl_row_bytes(c->up, c->dim) * c->ff + c->gap;
     uint32_t stride = down_off + (uint32_t)mdl_row_bytes(c->down, c->ff) * c->dim + c->gap;
 
-    p->spec = (struct spec_expert){c->wg,  c->dim,   c->ff,  EXPERTS, c->k, c->gate, c->up,     c->down,
-                                   up_off, down_off, stride, PER_SEG, SEGS, c->rows, c->aligned};
+    p->spec = (struct spec_expert){c->wg, c->dim,  c->ff,      EXPERTS,  c->k,          c->gate,
+                                   c->up, c->down, up_off,     down_off, stride,        PER_SEG,
+                                   SEGS,  c->rows, c->aligned, 0,        kt_bits(1e-5f)};
     p->seg_bytes = ((size_t)stride * PER_SEG + 7) / 4 * 4;
     for (uint32_t i = 0; i < SEGS; i++) {
         p->segs[i] = cor_alloc(p->seg_bytes);
@@ -246,6 +247,177 @@ static void test_experts(void **unused)
     }
 }
 
+/* ---- one token, with the shared expert as one more rank, and the sum */
+
+struct shared_data {
+    struct expert_data d;
+    struct kt_matrix gate, up, down;
+    uint8_t *gate_up; /* behind each other */
+    size_t gate_up_bytes;
+};
+
+static void shared_make(struct shared_data *s, const struct expert_case *c)
+{
+    size_t half;
+
+    expert_make(&s->d, c);
+    kt_matrix_make(&s->gate, c->gate, c->ff, c->dim, 0);
+    kt_matrix_make(&s->up, c->up, c->ff, c->dim, 0);
+    kt_matrix_make(&s->down, c->down, c->dim, c->ff, 0);
+    half = (size_t)s->gate.row_bytes * c->ff;
+    s->gate_up_bytes = (half + (size_t)s->up.row_bytes * c->ff + 3) / 4 * 4;
+    s->gate_up = cor_zalloc(s->gate_up_bytes);
+    assert_non_null(s->gate_up);
+    memcpy(s->gate_up, s->gate.bytes, half);
+    memcpy(s->gate_up + half, s->up.bytes, (size_t)s->up.row_bytes * c->ff);
+}
+
+static void shared_free(struct shared_data *s)
+{
+    expert_free(&s->d);
+    kt_matrix_free(&s->gate);
+    kt_matrix_free(&s->up);
+    kt_matrix_free(&s->down);
+    cor_free(s->gate_up);
+}
+
+/* The segments and, with `shared`, what stands behind them. */
+static void one_run(enum gpu_kernel k, const struct shared_data *s, bool shared, const void *push,
+                    const struct kt_buf *head, uint32_t n, struct kt_buf last, uint32_t x, uint32_t y)
+{
+    const struct kt_cut cut = kt_cut(k, s->d.c->wg, s->d.c->rows);
+    struct spec_expert spec = s->d.pool.spec;
+    struct kt_buf bufs[5 + SEGS + 1];
+
+    spec.wg = cut.wg;
+    spec.rows = cut.rows;
+    spec.shared = shared;
+    spec.n_segs = SEGS + shared;
+    memcpy(bufs, head, n * sizeof(*bufs));
+    for (uint32_t i = 0; i < SEGS; i++)
+        bufs[n + i] = (struct kt_buf){s->d.pool.segs[i], s->d.pool.seg_bytes, KT_IN, false};
+    bufs[n + SEGS] = last;
+    kt_run(k, &spec, sizeof(spec), spec.n_segs, push, bufs, n + spec.n_segs, (x + cut.rows - 1) / cut.rows, y,
+           1);
+}
+
+static void gate_up_one(struct shared_data *s, enum gpu_kernel k, bool shared)
+{
+    const struct expert_case *c = s->d.c;
+    const struct push_expert push = {12345};
+    const uint32_t n = c->k + shared;
+    uint32_t *ranks = kt_words(n);
+    float *h = kt_floats((size_t)n * c->ff);
+    double *want = cor_array((size_t)n * c->ff, sizeof(*want));
+    const struct kt_buf head[] = {{s->d.x, (size_t)c->dim * 4, KT_IN, false},
+                                  {ranks, (size_t)n * 4, KT_IN, false},
+                                  {h, (size_t)n * c->ff * 4, KT_OUT, false}};
+
+    memcpy(ranks, s->d.ranks, c->k * sizeof(*ranks));
+    memcpy(want, s->d.want_h, (size_t)c->k * c->ff * sizeof(*want));
+    for (uint32_t j = 0; j < c->k; j++)
+        for (uint32_t r = 0; ranks[j] == NONE && r < c->ff; r++)
+            want[(size_t)j * c->ff + r] = NAN;
+    for (uint32_t r = 0; shared && r < c->ff; r++) {
+        double g = kt_matrix_dot(&s->gate, c->dim, r, s->d.x);
+
+        want[(size_t)c->k * c->ff + r] = g / (1 + exp(-g)) * kt_matrix_dot(&s->up, c->dim, r, s->d.x);
+    }
+    if (shared)
+        ranks[c->k] = SLOT_SHARED;
+    one_run(k, s, shared, &push, head, 3, (struct kt_buf){s->gate_up, s->gate_up_bytes, KT_IN, false}, c->ff,
+            n);
+    kt_close(gpu_kernel_info(k)->name, h, want, (size_t)n * c->ff, KT_NMSE, KT_LARGEST);
+    cor_free(ranks);
+    cor_free(h);
+    cor_free(want);
+}
+
+/* x, and its norm in xn. */
+static void want_sum(const struct shared_data *s, bool shared, const float *h, const uint32_t *sel,
+                     const float *w, double *x, double *xn)
+{
+    const struct expert_case *c = s->d.c;
+    double sum = 0;
+
+    for (uint32_t r = 0; r < c->dim; r++) {
+        for (uint32_t j = 0; j < c->k; j++)
+            if (sel[2 * j] != NONE)
+                x[r] += (double)kt_float(sel[2 * j + 1]) *
+                        kt_matrix_dot(&s->d.pool.down[sel[2 * j]], c->ff, r, h + (size_t)j * c->ff);
+        if (shared)
+            x[r] += kt_matrix_dot(&s->down, c->ff, r, h + (size_t)c->k * c->ff);
+        sum += x[r] * x[r];
+    }
+    for (uint32_t r = 0; r < c->dim; r++)
+        xn[r] = x[r] / sqrt(sum / c->dim + (double)1e-5f) * w[r];
+}
+
+static void down_one(struct shared_data *s, enum gpu_kernel k, bool shared)
+{
+    const struct expert_case *c = s->d.c;
+    const struct kt_cut cut = kt_cut(k, c->wg, c->rows);
+    const struct push_down_sum push = {(c->dim + cut.rows - 1) / cut.rows};
+    uint32_t *choice = kt_words(CHOICE_MASK), *sel = s->d.sel;
+    float *h = kt_floats((size_t)(c->k + 1) * c->ff), *x = kt_floats(c->dim), *w = kt_floats(c->dim),
+          *xn = kt_floats(c->dim);
+    double *want = cor_array(c->dim, sizeof(*want)), *want_n = cor_array(c->dim, sizeof(*want));
+    const struct kt_buf head[] = {{h, (size_t)(c->k + 1) * c->ff * 4, KT_IN, false},
+                                  {choice, CHOICE_MASK * 4, KT_INOUT, false},
+                                  {x, (size_t)c->dim * 4, KT_INOUT, false},
+                                  {w, (size_t)c->dim * 4, KT_IN, false},
+                                  {xn, (size_t)c->dim * 4, KT_OUT, false}};
+
+    for (uint32_t j = 0; j < c->k; j++) {
+        choice[CHOICE_RUN + j] = NONE; /* of no meaning here */
+        choice[CHOICE_SLOTS + j] = sel[2 * j] == NONE ? NONE : s->d.pool.slot[sel[2 * j]];
+    }
+    choice[CHOICE_SLOTS + c->k] = SLOT_SHARED;
+    memcpy(choice + CHOICE_SEL, sel, (size_t)c->k * 8);
+    if (c->dim == 1) /* no other elements to measure what is left after cancellation against */
+        x[0] += 4;
+    for (uint32_t r = 0; r < c->dim; r++)
+        want[r] = x[r];
+    want_sum(s, shared, h, sel, w, want, want_n);
+    one_run(k, s, shared, &push, head, 5, (struct kt_buf){s->down.bytes, s->down.n_bytes, KT_IN, false},
+            c->dim, 1);
+    kt_close(gpu_kernel_info(k)->name, x, want, c->dim, KT_NMSE, KT_LARGEST);
+    kt_close(gpu_kernel_info(k)->name, xn, want_n, c->dim, KT_NMSE, KT_LARGEST);
+    assert_int_equal(choice[CHOICE_COUNT], 0);
+    cor_free(choice);
+    cor_free(h);
+    cor_free(x);
+    cor_free(w);
+    cor_free(xn);
+    cor_free(want);
+    cor_free(want_n);
+}
+
+static void test_one(void **unused)
+{
+    static const enum gpu_kernel up[] = {GPU_K_expert_gate_up_arr, GPU_K_expert_gate_up_sg_arr,
+                                         GPU_K_expert_gate_up_ln_arr},
+                                 down[] = {GPU_K_expert_down_sum, GPU_K_expert_down_sum_sg,
+                                           GPU_K_expert_down_sum_ln};
+
+    (void)unused;
+    for (uint32_t i = 0; i < COR_COUNT(cases); i++)
+        for (uint32_t v = 0; v < 3; v++) {
+            struct expert_case c = cases[i];
+            struct shared_data s;
+
+            if (!kt_wanted(i) || !kt_usable(down[v]) || (i % 3 != v && i != 1))
+                continue;
+            c.n_tokens = 1;
+            shared_make(&s, &c);
+            gate_up_one(&s, up[v], true);
+            down_one(&s, down[v], true);
+            if (i == v)
+                down_one(&s, down[v], false);
+            shared_free(&s);
+        }
+}
+
 static void test_expert_tiles(void **unused)
 {
     (void)unused;
@@ -457,9 +629,9 @@ static void test_slot_tags(void **unused)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_experts),   cmocka_unit_test(test_expert_tiles),
-        cmocka_unit_test(test_combine),   cmocka_unit_test(test_expert_sums),
-        cmocka_unit_test(test_slot_tags),
+        cmocka_unit_test(test_experts),      cmocka_unit_test(test_one),
+        cmocka_unit_test(test_expert_tiles), cmocka_unit_test(test_combine),
+        cmocka_unit_test(test_expert_sums),  cmocka_unit_test(test_slot_tags),
     };
 
     return kt_main(KT_MOE, tests, COR_COUNT(tests));

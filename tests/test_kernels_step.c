@@ -1,4 +1,4 @@
-/* Kernels that steer a step against plain C: publish, router, resolve, group. */
+/* Kernels that steer a step against plain C: publish, router, router_one, group. */
 #include <math.h>
 #include <stdio.h>
 
@@ -301,7 +301,7 @@ static void test_router_carve(void **unused)
     }
 }
 
-/* ---- resolve and group
+/* ---- router_one and group
  * -------------------------------------------------------------------------------------- */
 
 enum {
@@ -425,29 +425,64 @@ static void check_halt(const struct halt_run *r, bool tiles, uint32_t n_tiles)
         assert_int_equal(r->routes[i], i >= from && i < from + 2 * r->n_pairs ? r->sel[i - from] : KT_POISON);
 }
 
-static void resolve_case(struct halt_case c, uint32_t n_experts, uint32_t k, bool hole)
+/* n_allowed: the layer's first experts are allowed, others are not. */
+static void router_one_case(enum gpu_kernel kernel, struct halt_case c, uint32_t n_experts, uint32_t k,
+                            uint32_t n_allowed)
 {
-    const struct spec_resolve spec = {32, n_experts, k};
-    const struct push_resolve push = {STEP_LAYER, NEXT, AFTER};
-    uint32_t ranks[MAX_TOP_K];
+    enum { DIM = 44, N_BEFORE = 2 }; /* workgroups of another dispatch that came before */
+    const struct kt_cut cut = kt_cut(kernel, 32, 3);
+    const uint32_t words = (n_experts + 31) / 32, n_choice = CHOICE_MASK + 2 * words;
+    const uint32_t n_groups = (n_experts + cut.rows - 1) / cut.rows;
+    const struct spec_router_one spec = {cut.wg, n_experts, k,       true,     kt_bits(2.5f),
+                                         DIM,    MDL_F32,   DIM * 4, cut.rows, true};
+    const struct push_router push = {0, n_experts, N_BEFORE + n_groups, STEP_LAYER, NEXT, AFTER};
+    uint32_t *choice = kt_words(n_choice), ids[MAX_TOP_K];
+    double *logits = cor_array(n_experts, sizeof(*logits)), weights[MAX_TOP_K];
+    float *x = kt_floats(DIM), got[MAX_TOP_K];
+    const double sum_err = ldexp(n_experts, -24);
+    struct kt_matrix m;
     struct halt_run r;
 
+    kt_matrix_make(&m, MDL_F32, n_experts, DIM, 0);
     halt_make(&r, c, 1, n_experts, k);
-    kt_choose(r.sel, 1, n_experts, k, hole);
-    find_missing(&r);
-    KT_RUN(GPU_K_resolve, spec, &push,
-           ((struct kt_buf[]){{r.state, (STEP_TOKENS + 1) * 4, KT_IN, false},
-                              {r.sel, (size_t)k * 8, KT_IN, false},
+    choice[CHOICE_COUNT] = N_BEFORE;
+    for (uint32_t e = 0; e < n_allowed; e++)
+        choice[CHOICE_MASK + words + e / 32] |= 1u << (e % 32);
+    for (uint32_t e = 0; e < n_experts; e++)
+        logits[e] = kt_matrix_dot(&m, DIM, e, x);
+    KT_RUN(kernel, spec, &push,
+           ((struct kt_buf[]){{x, DIM * 4, KT_IN, false},
+                              {m.bytes, m.n_bytes, KT_IN, false},
+                              {r.state, (STEP_TOKENS + 1) * 4, KT_IN, false},
                               {r.table, (size_t)n_experts * 8, KT_IN, false},
-                              {ranks, (size_t)k * 4, KT_OUT, false},
+                              {choice, (size_t)n_choice * 4, KT_INOUT, true},
                               {r.mail, sizeof(r.mail), KT_INOUT, true},
                               {r.args, sizeof(r.args), KT_INOUT, true},
                               {r.routes, (size_t)r.n_routes * 4, KT_OUT, true}}),
-           1, 1, 1);
+           n_groups, 1, 1);
+    kt_close("router_one: logits", (const float *)(const void *)(choice + CHOICE_LOGITS), logits, n_experts,
+             KT_NMSE, KT_LARGEST);
+    /* its choice is that of its own logits: others may differ in the last place */
+    route_want(&(struct routing){n_experts, k, true, 2.5f, choice + CHOICE_MASK + words},
+               (const float *)(const void *)(choice + CHOICE_LOGITS), ids, weights);
+    memcpy(r.sel, choice + CHOICE_SEL, (size_t)k * 8);
+    for (uint32_t j = 0; j < k; j++) {
+        assert_int_equal(r.sel[2 * j], ids[j]);
+        got[j] = kt_float(r.sel[2 * j + 1]);
+        assert_int_equal(choice[CHOICE_RUN + j], ids[j] == NONE ? NONE : slot_of(&r, ids[j]));
+        assert_int_equal(choice[CHOICE_SLOTS + j], ids[j] == NONE ? NONE : r.table[n_experts + ids[j]]);
+    }
+    kt_close("router_one: weights", got, weights, k, KT_NMSE + sum_err * sum_err, KT_LARGEST + sum_err);
+    assert_int_equal(choice[CHOICE_RUN + k], c.done ? NONE : SLOT_SHARED);
+    assert_int_equal(choice[CHOICE_SLOTS + k], SLOT_SHARED);
+    assert_int_equal(choice[CHOICE_COUNT], 0);
+    find_missing(&r);
     check_halt(&r, false, 0);
-    for (uint32_t j = 0; j < k; j++)
-        assert_int_equal(ranks[j], r.sel[2 * j] == NONE ? NONE : slot_of(&r, r.sel[2 * j]));
     halt_free(&r);
+    kt_matrix_free(&m);
+    cor_free(choice);
+    cor_free(logits);
+    cor_free(x);
 }
 
 static const struct halt_case halt_cases[] = {
@@ -455,14 +490,21 @@ static const struct halt_case halt_cases[] = {
     {false, true, false},  {true, true, false},  {true, true, true},
 };
 
-static void test_resolve(void **unused)
+static void test_router_one(void **unused)
 {
+    static const enum gpu_kernel kernels[] = {GPU_K_router_one, GPU_K_router_one_sg, GPU_K_router_one_ln};
+
     (void)unused;
-    for (uint32_t i = 0; i < COR_COUNT(halt_cases); i++) {
-        resolve_case(halt_cases[i], 1, 1, false);
-        resolve_case(halt_cases[i], 127, 7, i % 2);
-        resolve_case(halt_cases[i], 512, 32, i % 2);
-    }
+    for (uint32_t v = 0; v < COR_COUNT(kernels); v++)
+        for (uint32_t i = 0; i < COR_COUNT(halt_cases) && kt_usable(kernels[v]); i++) {
+            if (!kt_wanted(i + v))
+                continue;
+            router_one_case(kernels[v], halt_cases[i], 127, 7, i % 2 ? 5 : 127);
+            if (i % 3 == v) {
+                router_one_case(kernels[v], halt_cases[i], 1, 1, 1);
+                router_one_case(kernels[v], halt_cases[i], 512, 32, 500);
+            }
+        }
 }
 
 /* Every pair of every expert that runs stands in exactly one of the expert's tiles. Returns their number. */
@@ -550,7 +592,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_publish),      cmocka_unit_test(test_router),
         cmocka_unit_test(test_copy_rows),    cmocka_unit_test(test_router_wild),
-        cmocka_unit_test(test_router_carve), cmocka_unit_test(test_resolve),
+        cmocka_unit_test(test_router_carve), cmocka_unit_test(test_router_one),
         cmocka_unit_test(test_group),
     };
 

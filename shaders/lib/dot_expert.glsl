@@ -6,6 +6,7 @@
 #define LIB_DOT_EXPERT_GLSL
 
 #define ALIGNED 0u
+#define SHARED 0u /* slots only */
 #include "lib/segment.glsl"
 #define LOAD_X(i) x.data[i]
 #define LOAD_X4(i) x4.data[i]

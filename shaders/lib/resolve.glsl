@@ -1,6 +1,6 @@
-/* What resolve and group share: which experts are absent, halting, and telling the host what was chosen.
- * Before inclusion: buffers `state`, `sel`, `table`, `mail`, `args`, `routes`, push constants `p` with layer,
- * and a workgroup of WG lanes. */
+/* What router_one and group share: which experts are absent, and halting.
+ * Before inclusion: buffers `state`, `table`, `mail`, `args`, push constants `p` with layer and next, and a
+ * workgroup of WG lanes. */
 #ifndef LIB_RESOLVE_GLSL
 #define LIB_RESOLVE_GLSL
 
@@ -65,14 +65,6 @@ void halt(uint n_missing)
     for (uint i = lane; i < MISSING_WORDS; i += WG) /* publish cleared the rest */
         mail.data[MAIL_MISSING + i] = missing_bits[i];
     stop_at(p.next);
-}
-
-/* Copies the choices of n_pairs pairs to where the host reads them. */
-void tell_routes(uint n_pairs)
-{
-    uint to = p.layer * state.data[STEP_CHUNK] * K_USED * 2u;
-    for (uint i = gl_LocalInvocationIndex; i < 2u * n_pairs; i += WG)
-        routes.data[to + i] = sel.data[i];
 }
 
 #endif

@@ -30,11 +30,24 @@ layout(std430, set = 0, binding = SEG_BINDING) readonly buffer Segment4 {
 #define WORDS_ALIGNED (ALIGNED >= 1u)
 #define WORDS_WIDE (ALIGNED >= 2u)
 
+bool is_shared(uint slot)
+{
+    return SHARED != 0u && slot == SLOT_SHARED;
+}
+
 /* Makes the segment of `slot` the one LOAD_WORD reads and sets base to the byte where the slot starts.
  * False: nothing to do here (no slot, or the slot of another dispatch). */
 bool segment_open(uint slot, out uint base)
 {
     bool none = slot == NONE;
+
+#ifdef SEG_ARRAY
+    if (is_shared(slot)) {
+        base = 0u;
+        segment_index = N_SEGS - 1u;
+        return true;
+    }
+#endif
 
     /* Drivers may compute addresses in lanes that have left: the index must name a segment always. */
     slot = none ? 0u : slot;

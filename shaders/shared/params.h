@@ -37,6 +37,11 @@ PUSH_BEGIN(push_mat)
 uint out0, n_rows, w_off;
 PUSH_END(push_mat, 12)
 
+/* matvec_norm: as matvec; n_groups: workgroups of all dispatches that write the row. */
+PUSH_BEGIN(push_mat_norm)
+uint out0, n_rows, w_off, n_groups;
+PUSH_END(push_mat_norm, 16)
+
 PUSH_BEGIN(push_layer)
 uint layer;
 PUSH_END(push_layer, 4)
@@ -46,13 +51,14 @@ PUSH_BEGIN(push_rows)
 uint dst_row0;
 PUSH_END(push_rows, 4)
 
-/* resolve: next is the index of the dispatch behind it; that one and all later ones are emptied when an
- * expert is absent. after: the first dispatch that needs all experts; a partial step ends before it. */
-PUSH_BEGIN(push_resolve)
-uint layer, next, after;
-PUSH_END(push_resolve, 12)
+/* router_one: out0, n_rows, n_groups as matvec_norm. next is the index of the dispatch behind it; that one
+ * and all later ones are emptied when an expert is absent. after: the first dispatch that needs all experts; a
+ * partial step ends before it. */
+PUSH_BEGIN(push_router)
+uint out0, n_rows, n_groups, layer, next, after;
+PUSH_END(push_router, 24)
 
-/* group: as resolve; of the dispatches from tiles0 on, n_tiles get the number of tiles as their y; gap others
+/* group: as router_one; of the dispatches from tiles0 on, n_tiles get the number of tiles as their y; gap others
  * stand between the first half of these and the second. */
 PUSH_BEGIN(push_group)
 uint layer, next, after, tiles0, n_tiles, gap;
@@ -62,6 +68,10 @@ PUSH_END(push_group, 24)
 PUSH_BEGIN(push_expert)
 uint seg;
 PUSH_END(push_expert, 4)
+
+PUSH_BEGIN(push_down_sum)
+uint n_groups;
+PUSH_END(push_down_sum, 4)
 
 /* slot_tags: n entries of TAG_WORDS words in the list; seg as above. An entry: slot, byte offset in the slot
  * of the last words (a multiple of 4), how many words are compared from the start of the slot and from there
@@ -95,6 +105,11 @@ PUSH_END(push_tags, 8)
     X(5, row_bytes, ROW_BYTES) X(6, add, ADD) X(7, rows, ROWS) X(8, aligned, ALIGNED)                         \
     X(9, count_rows, COUNT_ROWS)
 
+/* One input row; y += always, and its RMSNorm. dim: length of y. */
+#define SPEC_MAT_NORM(X)                                                                                     \
+    X(0, wg, WG) X(1, k, K) X(2, dim, DIM) X(3, format, FORMAT) X(4, row_bytes, ROW_BYTES) X(5, rows, ROWS)  \
+    X(6, aligned, ALIGNED) X(7, eps_bits, EPS_BITS)
+
 /* qkv row: n_heads * head_dim queries, n_kv * head_dim keys, n_kv * head_dim values. neox: pairs (i, i +
  * n_rot/2) instead of (2i, 2i + 1). k_f16, v_f16: cache words hold two halves, else one float. */
 #define SPEC_ROPE(X)                                                                                         \
@@ -110,16 +125,24 @@ PUSH_END(push_tags, 8)
 #define SPEC_ROUTER(X)                                                                                       \
     X(0, wg, WG) X(1, n_experts, N_EXPERTS) X(2, k_used, K_USED) X(3, norm, NORM) X(4, scale_bits, SCALE_BITS)
 
+/* k, format, row_bytes, rows, aligned: of the router's matrix, as SPEC_MAT; the rest as SPEC_ROUTER. */
+#define SPEC_ROUTER_ONE(X)                                                                                   \
+    X(0, wg, WG) X(1, n_experts, N_EXPERTS) X(2, k_used, K_USED) X(3, norm, NORM)                             \
+    X(4, scale_bits, SCALE_BITS) X(5, k, K) X(6, format, FORMAT) X(7, row_bytes, ROW_BYTES)                  \
+    X(8, rows, ROWS) X(9, aligned, ALIGNED)
+
 #define SPEC_RESOLVE(X) X(0, wg, WG) X(1, n_experts, N_EXPERTS) X(2, k_used, K_USED)
 
 /* One slot: gate matrix at byte 0 (ff rows of dim), up at up_off, down at down_off (dim rows of ff).
  * slot_stride bytes between slots, slots_per_seg slots in a segment, n_segs segments bound as an array (1
- * without the array). */
+ * without the array). shared: the last of them is the shared expert's matrix (gate and up behind each other,
+ * or down), rank K_USED. eps_bits (expert_down_sum): as SPEC_RMSNORM. */
 #define SPEC_EXPERT(X)                                                                                       \
     X(0, wg, WG) X(1, dim, DIM) X(2, ff, FF) X(3, n_experts, N_EXPERTS) X(4, k_used, K_USED)                 \
     X(5, fmt_gate, FMT_GATE) X(6, fmt_up, FMT_UP) X(7, fmt_down, FMT_DOWN) X(8, up_off, UP_OFF)              \
     X(9, down_off, DOWN_OFF) X(10, slot_stride, SLOT_STRIDE) X(11, slots_per_seg, SLOTS_PER_SEG)             \
-    X(12, n_segs, N_SEGS) X(13, rows, ROWS) X(14, aligned, ALIGNED)
+    X(12, n_segs, N_SEGS) X(13, rows, ROWS) X(14, aligned, ALIGNED) X(15, shared, SHARED)                     \
+    X(16, eps_bits, EPS_BITS)
 
 /* Rows of k elements (a multiple of 32), k_stride (a multiple of 4) elements apart. */
 #define SPEC_QUANT_X(X) X(0, wg, WG) X(1, k, K) X(2, k_stride, K_STRIDE)
@@ -168,9 +191,11 @@ struct spec_publish { SPEC_PUBLISH(SPEC_X) };
 struct spec_embed { SPEC_EMBED(SPEC_X) };
 struct spec_rmsnorm { SPEC_RMSNORM(SPEC_X) };
 struct spec_mat { SPEC_MAT(SPEC_X) };
+struct spec_mat_norm { SPEC_MAT_NORM(SPEC_X) };
 struct spec_rope { SPEC_ROPE(SPEC_X) };
 struct spec_attn { SPEC_ATTN(SPEC_X) };
 struct spec_router { SPEC_ROUTER(SPEC_X) };
+struct spec_router_one { SPEC_ROUTER_ONE(SPEC_X) };
 struct spec_resolve { SPEC_RESOLVE(SPEC_X) };
 struct spec_expert { SPEC_EXPERT(SPEC_X) };
 struct spec_quant_x { SPEC_QUANT_X(SPEC_X) };

@@ -33,18 +33,27 @@
 #define DIM_CONTEXT 3 /* ceil((pos + n_tokens) / a) */
 #define DIM_DEVICE 4  /* 0 now; a kernel of the same submit sets it (expert tiles) */
 
-/* The mailbox (host-readable). publish clears layer to NONE, resolve and group fill it when experts are
+/* The mailbox (host-readable). publish clears layer to NONE, router_one and group fill it when experts are
  * absent. */
 #define MAIL_LAYER 0     /* layer that halted, NONE: the submit ran to its end */
 #define MAIL_N_MISSING 1
 #define MAIL_MISSING 4   /* bitmap of absent experts, MAX_EXPERTS / 32 words */
 #define MAIL_WORDS 20
 
-/* The routes (host-readable): what each layer chose, word ((layer * chunk + t) * K_USED + j) * 2; resolve and
- * group write them.
+/* The routes (host-readable): what each layer chose, word ((layer * chunk + t) * K_USED + j) * 2;
+ * router_one and group write them.
  *
  * Routed choice of token t: words (t * K_USED + j) * 2: expert id (NONE: fewer allowed than K_USED), bits
  * of its weight; by falling weight. A "pair" is t * K_USED + j. */
+
+/* What one token chose (device); each part starts where a binding may. */
+#define CHOICE_COUNT 0    /* counter of lib/last.glsl */
+#define CHOICE_RUN 64     /* K_USED + 1 slots to run now, NONE: nothing; the last is the shared expert's */
+#define CHOICE_SLOTS 128  /* K_USED + 1 slots of all that was chosen */
+#define CHOICE_SEL 192    /* the routed choice, as above */
+#define CHOICE_LOGITS 256 /* of the router, MAX_EXPERTS */
+#define CHOICE_MASK 768   /* allowed experts: bitmaps of ceil(n_experts / 32) words, one per layer */
+#define SLOT_SHARED 0xfffffffeu /* in place of a slot: the shared expert */
 
 /* Expert tiles for prefill: TILE_WORDS words each. */
 #define TILE_WORDS 4

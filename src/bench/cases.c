@@ -22,6 +22,7 @@ static struct bench_entry entry_of(enum gpu_kernel k)
     bench_add_attn(entries);
     bench_add_moe(entries);
     bench_add_step(entries);
+    bench_add_one(entries);
     return entries[k];
 }
 
@@ -46,7 +47,9 @@ enum vkmoe_status bench_case_make(struct bench_case *c, enum gpu_kernel k, uint3
     c->kernel = k;
     c->shape = env->shape->name;
     c->format = e.typed ? mdl_type_find(env->type)->name : "";
-    c->n_segs = strstr(gpu_kernel_info(k)->name, "_arr") ? BENCH_SEGS : 1;
+    c->n_segs = strstr(gpu_kernel_info(k)->name, "_arr") || strstr(gpu_kernel_info(k)->name, "_down_sum")
+                    ? BENCH_SEGS
+                    : 1;
     *made = e.make && e.make(&m);
     if (m.failed)
         return cor_fail(err, VKMOE_ERR_MEMORY, "kernel %s: no memory for a case", gpu_kernel_info(k)->name);

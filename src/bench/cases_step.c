@@ -190,7 +190,7 @@ static bool make_router(struct bench_maker *m)
     return true;
 }
 
-/* ---- resolve and group
+/* ---- group
  * -------------------------------------------------------------------------------------- */
 
 /* Slots of two layers: the second's are known, but for `absent`. */
@@ -213,55 +213,6 @@ static uint32_t *make_args(struct bench_maker *m, uint32_t emptied_from)
     for (uint32_t i = 0; args && i < DISPATCHES * 3; i++)
         args[i] = i / 3 < emptied_from ? 7 + i : 0;
     return args;
-}
-
-/* Use 1: an expert is absent, and the token halts. */
-static bool make_resolve(struct bench_maker *m)
-{
-    const struct bench_shape *s = m->s;
-    const uint32_t k = s->k_used, n = s->n_experts;
-    const struct spec_resolve spec = {bench_lanes(m), n, k};
-    const struct push_resolve push = {1, NEXT, AFTER};
-    uint32_t *sel, *ranks, *table, *state = bench_state(m, 1, 9, 0, 1);
-    uint32_t *mail = bench_array(m, MAIL_WORDS, 4), absent;
-
-    if (m->use > (check(m) ? 1u : 0u))
-        return false;
-    sel = bench_choose(m, 1, false);
-    ranks = bench_array(m, k, 4);
-    absent = m->use && sel ? sel[2 * (k - 1)] : NONE;
-    table = make_table(m, absent);
-    if (m->failed)
-        return false;
-    for (uint32_t j = 0; j < k; j++)
-        ranks[j] = table[n + sel[2 * j]];
-    bench_buf(m, BENCH_IN, state, STEP_TOKENS + 1);
-    bench_buf(m, BENCH_IN, sel, 2 * (size_t)k);
-    bench_buf(m, BENCH_IN, table, 2 * (size_t)n);
-    want_words(m, bench_buf(m, BENCH_OUT, NULL, k), 0, k, ranks);
-    bench_buf(m, m->use ? BENCH_SCRATCH : BENCH_OUT, NULL, MAIL_WORDS);
-    if (m->use) {
-        mail[MAIL_LAYER] = 1;
-        mail[MAIL_N_MISSING] = 1;
-        mail[MAIL_MISSING + absent / 32] = 1u << (absent % 32);
-        want_words(m, 4, MAIL_LAYER, 2, mail);
-        if (check(m))
-            bench_want(m, &(struct bench_want){.buf = 4,
-                                               .kind = BENCH_WORDS,
-                                               .first = MAIL_MISSING,
-                                               .n = bench_div_up(n, 32),
-                                               .words = mail + MAIL_MISSING});
-    }
-    want_words(m, bench_buf(m, BENCH_INOUT, make_args(m, DISPATCHES), DISPATCHES * 3), 0, DISPATCHES * 3,
-               make_args(m, m->use ? NEXT : DISPATCHES));
-    m->c->bufs[5].exact = true;
-    bench_buf(m, check(m) ? BENCH_SCRATCH : BENCH_OUT, NULL, 4 * (size_t)k);
-    BENCH_SPEC(m, spec);
-    BENCH_PUSH(m, push);
-    bench_grid(m, 1, 1, 1);
-    m->c->bytes = 20.0 * k;
-    WHAT(m, "%u experts%s", k, m->use ? ", one absent" : "");
-    return true;
 }
 
 /* Tiles in the order of experts; within an expert pairs stand in any order. */
@@ -409,7 +360,6 @@ void bench_add_step(struct bench_entry *entries)
 {
     entries[GPU_K_publish] = (struct bench_entry){make_publish, false};
     entries[GPU_K_router] = (struct bench_entry){make_router, false};
-    entries[GPU_K_resolve] = (struct bench_entry){make_resolve, false};
     entries[GPU_K_group] = (struct bench_entry){make_group, false};
     entries[GPU_K_copy_rows] = (struct bench_entry){make_rows, false};
     entries[GPU_K_peak_read] = (struct bench_entry){make_peak_read, false};

@@ -32,6 +32,7 @@ void bench_add_dense(struct bench_entry *entries);
 void bench_add_attn(struct bench_entry *entries);
 void bench_add_moe(struct bench_entry *entries);
 void bench_add_step(struct bench_entry *entries);
+void bench_add_one(struct bench_entry *entries);
 
 /* Memory of the case, zeroed; never NULL for n of 0. With *failed set they return NULL. */
 void *bench_array(struct bench_maker *m, size_t n, size_t size);

@@ -351,7 +351,7 @@ void gpu_cmds_barrier(struct gpu_cmds *c, enum gpu_barrier kind)
         dst |= args | copy | VK_PIPELINE_STAGE_HOST_BIT;
         b.dstAccessMask |= transfer | VK_ACCESS_INDIRECT_COMMAND_READ_BIT | VK_ACCESS_HOST_READ_BIT;
     }
-    /* Earlier reads of arguments are in the first scope: resolve and group write arguments that dispatches
+    /* Earlier reads of arguments are in the first scope: router_one and group write arguments that dispatches
      * before them, in this submit or an earlier one, have read. */
     c->dev->fn.vkCmdPipelineBarrier(c->cmd, compute | copy | args, dst, 0, 1, &b, 0, NULL, 0, NULL);
 }

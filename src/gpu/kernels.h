@@ -31,6 +31,9 @@
     X(matvec_ln, push_mat, 3, 0, GPU_NEED_BROADCAST)                                                         \
     X(matvec_few, push_mat, 4, 0, GPU_NEED_NONE)                                                             \
     X(matvec_few_sg, push_mat, 4, 0, GPU_NEED_SUBGROUP)                                                      \
+    X(matvec_norm, push_mat_norm, 6, 0, GPU_NEED_NONE)                                                       \
+    X(matvec_norm_sg, push_mat_norm, 6, 0, GPU_NEED_SUBGROUP)                                                \
+    X(matvec_norm_ln, push_mat_norm, 6, 0, GPU_NEED_BROADCAST)                                               \
     X(matmul, push_mat, 4, 0, GPU_NEED_NONE)                                                                 \
     X(matmul_ln, push_mat, 4, 0, GPU_NEED_BROADCAST)                                                         \
     X(rope_kv, push_none, 6, 0, GPU_NEED_NONE)                                                               \
@@ -39,7 +42,9 @@
     X(attn_many, push_none, 5, 0, GPU_NEED_NONE)                                                             \
     X(attn_many_ln, push_none, 5, 0, GPU_NEED_BROADCAST)                                                     \
     X(router, push_layer, 3, 0, GPU_NEED_NONE)                                                               \
-    X(resolve, push_resolve, 7, 0, GPU_NEED_NONE)                                                            \
+    X(router_one, push_router, 8, 0, GPU_NEED_NONE)                                                          \
+    X(router_one_sg, push_router, 8, 0, GPU_NEED_SUBGROUP)                                                   \
+    X(router_one_ln, push_router, 8, 0, GPU_NEED_BROADCAST)                                                  \
     X(group, push_group, 8, 0, GPU_NEED_NONE)                                                                \
     X(expert_gate_up, push_expert, 3, 1, GPU_NEED_NONE)                                                      \
     X(expert_gate_up_sg, push_expert, 3, 1, GPU_NEED_SUBGROUP)                                               \
@@ -53,6 +58,9 @@
     X(expert_down_sg_arr, push_expert, 3, 1, GPU_NEED_SUBGROUP | GPU_NEED_ARRAY)                             \
     X(expert_down_ln, push_expert, 3, 1, GPU_NEED_BROADCAST)                                                 \
     X(expert_down_ln_arr, push_expert, 3, 1, GPU_NEED_BROADCAST | GPU_NEED_ARRAY)                            \
+    X(expert_down_sum, push_down_sum, 5, 1, GPU_NEED_ARRAY)                                                  \
+    X(expert_down_sum_sg, push_down_sum, 5, 1, GPU_NEED_SUBGROUP | GPU_NEED_ARRAY)                           \
+    X(expert_down_sum_ln, push_down_sum, 5, 1, GPU_NEED_BROADCAST | GPU_NEED_ARRAY)                          \
     X(expert_gate_up_tile, push_expert, 4, 1, GPU_NEED_NONE)                                                 \
     X(expert_gate_up_tile_arr, push_expert, 4, 1, GPU_NEED_ARRAY)                                            \
     X(expert_gate_up_tile_ln, push_expert, 4, 1, GPU_NEED_BROADCAST)                                         \

@@ -224,8 +224,8 @@ void run_dot_experts(const struct run_graph *g, uint32_t layer, bool down, struc
 
     cost.activations -= down ? c->n_experts_used * rounded_less(c->ff_expert) : rounded_less(c->dim);
     binds[head++] = in;
-    binds[head++] = run_arena_bind(&s->act, g->many ? &s->tiles : &s->ranks);
-    binds[head++] = run_arena_bind(&s->act, g->many ? &s->pairs : &s->ranks);
+    binds[head++] = run_arena_bind(&s->act, g->many ? &s->tiles : &s->run);
+    binds[head++] = run_arena_bind(&s->act, g->many ? &s->pairs : &s->run);
     binds[head++] = out;
     run_pool_segments(pool, layer, &first, &n);
     for (uint32_t d = 0; d < (pool->array ? 1 : pool->segs_per_layer); d++) {

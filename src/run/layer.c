@@ -1,191 +1,46 @@
 #include "run/layer.h"
 
-#include "run/cost.h"
-
 #include <math.h>
-#include <string.h>
 
 #include "run/dot.h"
-
-#define TILE_WG     128u /* mat-mul, expert tiles and attention of many have no other size */
-#define FEW_ROWS    4u   /* matrix rows per workgroup of kernels for few tokens */
-#define MATVEC_UNIT 8u   /* elements that one lane takes at a time */
-
-static uint32_t f32_bits(float f)
-{
-    uint32_t u;
-
-    memcpy(&u, &f, sizeof(u));
-    return u;
-}
-
-static const struct gpu_caps *caps_of(const struct run_graph *g)
-{
-    return gpu_device_caps(g->model->dev);
-}
-
-static const struct mdl_config *config_of(const struct run_graph *g)
-{
-    return &g->model->mdl->config;
-}
-
-static struct gpu_bind act(const struct run_graph *g, const struct run_region *r)
-{
-    return run_arena_bind(&g->state->act, r);
-}
-
-static struct gpu_bind weights(const struct run_graph *g, const struct run_piece *p)
-{
-    return run_arena_bind(&g->model->weights.arena, &p->region);
-}
-
-static struct gpu_bind whole(struct gpu_buffer *b)
-{
-    return (struct gpu_bind){.buf = b};
-}
-
-/* One group per token of the step. */
-static struct run_dim tokens(const struct run_graph *g)
-{
-    return g->many ? run_per(DIM_TOKENS, 1) : DIM_1;
-}
-
-static uint32_t div_up(uint32_t a, uint32_t b)
-{
-    return (a + b - 1) / b;
-}
-
-/* n groups, in x as far as the device allows and the rest in z; kernels fold them back. */
-static void spread(const struct run_graph *g, uint32_t n, struct run_dim grid[3])
-{
-    uint32_t z = div_up(n, caps_of(g)->max_groups);
-
-    grid[0] = run_fixed(div_up(n, z));
-    grid[2] = run_fixed(z);
-}
-
-static const struct run_variants *variants_of(const struct run_graph *g)
-{
-    return &g->model->variants;
-}
-
-/* Workgroup of kernels that take any size. */
-static uint32_t lanes(const struct run_graph *g)
-{
-    return variants_of(g)->lanes;
-}
-
-/* Devices whose lanes run one after the other: a few are better than many that idle. */
-static uint32_t few_lanes(const struct run_graph *g)
-{
-    return caps_of(g)->subgroup_size <= RUN_NARROW ? 8 : 32;
-}
-
-/* Matrix rows per workgroup of mat-vec kernels. */
-static uint32_t matvec_rows(const struct run_graph *g)
-{
-    return variants_of(g)->core == RUN_CORE_LANES ? 4 * caps_of(g)->subgroup_size : variants_of(g)->rows;
-}
-
-/* Workgroup of mat-vec kernels for rows of k elements: one subgroup; without one as many lanes as a row has
- * units, within 128, on narrow devices 8. */
-static uint32_t row_lanes(const struct run_graph *g, uint32_t k)
-{
-    uint32_t wg = few_lanes(g), most = wg == 8 ? 8 : 128;
-
-    if (variants_of(g)->core != RUN_CORE_SHARED)
-        return caps_of(g)->subgroup_size;
-    while (wg < most && wg * MATVEC_UNIT < k)
-        wg *= 2;
-    return wg;
-}
-
-static uint32_t tile_of(const struct run_graph *g)
-{
-    return g->few ? (uint32_t)RUN_TILE_FEW : variants_of(g)->tile;
-}
-
-/* Matrix rows and lanes per workgroup of kernels for many tokens; k: row length. */
-static uint32_t tile_rows(const struct run_graph *g)
-{
-    return tile_of(g) == RUN_TILE_LANES ? 8 * caps_of(g)->subgroup_size : g->few ? FEW_ROWS : TILE_ROWS;
-}
-
-static uint32_t tile_lanes(const struct run_graph *g, uint32_t k)
-{
-    return tile_of(g) == RUN_TILE_LANES ? caps_of(g)->subgroup_size : g->few ? row_lanes(g, k) : TILE_WG;
-}
-
-/* Of unquantised rows: 2 on 16-byte boundaries, 1 on those of words, else 0. at: a byte that one starts at.
- */
-static uint32_t alignment(enum mdl_type t, uint64_t row_bytes, uint64_t at)
-{
-    const struct mdl_type_info *info = mdl_type_find(t);
-    uint64_t all = row_bytes | at;
-
-    if (info->block_elems == 1 && all % 16 == 0)
-        return 2;
-    return all % 4 == 0 && (info->block_elems == 1 || info->block_bytes % 4 == 0);
-}
-
-static uint32_t min32(uint32_t a, uint32_t b)
-{
-    return a < b ? a : b;
-}
-
-static enum gpu_kernel pick(const struct run_graph *g, enum gpu_kernel base, enum gpu_kernel subgroup)
-{
-    return gpu_kernel_usable(g->model->dev, subgroup) ? subgroup : base;
-}
-
-/* By row core. */
-static enum gpu_kernel matvec_kernel(const struct run_graph *g)
-{
-    static const enum gpu_kernel kernels[RUN_CORES] = {GPU_K_matvec, GPU_K_matvec_sg, GPU_K_matvec_ln};
-
-    return kernels[variants_of(g)->core];
-}
-
-static enum gpu_kernel matmul_kernel(const struct run_graph *g)
-{
-    static const enum gpu_kernel kernels[RUN_TILES] = {GPU_K_matmul, GPU_K_matmul_ln};
-
-    if (g->few)
-        return variants_of(g)->core == RUN_CORE_SHARED ? GPU_K_matvec_few : GPU_K_matvec_few_sg;
-    return kernels[tile_of(g)];
-}
-
-#define PUT(g, k, spec, binds, push, ...)                                                  \
-    run_dispatch((g)->prog, k, &(spec), sizeof(spec), 1, binds, COR_COUNT(binds), &(push), \
-                 (const struct run_dim[3]){__VA_ARGS__})
-
-static const struct push_none no_push;
-
-/* Of the next dispatch. */
-static void cost(const struct run_graph *g, struct gpu_cost c)
-{
-    run_cost(g->prog, &c);
-}
-
-/* Bytes of an element of the cache. */
-static uint32_t element(bool f16)
-{
-    return f16 ? 2 : 4;
-}
+#include "run/record.h"
 
 /* ---- pieces of the pass
  * ------------------------------------------------------------------------------------ */
 
-static void norm(const struct run_graph *g, const struct run_matrix *w, struct gpu_bind in,
-                 struct gpu_bind out, bool from_row0, struct run_dim rows)
+/* Workgroup and kernel of a norm. One token: those of the kernels that compute the next norm themselves,
+ * behind rows of k elements, so that it has the same bits with and without them. */
+static uint32_t norm_lanes(const struct run_graph *g)
+{
+    return g->many ? lanes(g) : row_lanes(g, config_of(g)->ff_expert);
+}
+
+static enum gpu_kernel norm_kernel(const struct run_graph *g)
+{
+    if (g->many)
+        return pick(g, GPU_K_rmsnorm, GPU_K_rmsnorm_sg);
+    return variants_of(g)->core == RUN_CORE_SUBGROUP ? GPU_K_rmsnorm_sg : GPU_K_rmsnorm;
+}
+
+static void norm(const struct run_graph *g, const struct run_matrix *w, bool from_row0, struct run_dim rows)
 {
     const struct mdl_config *c = config_of(g);
+    const struct run_state *s = g->state;
     const struct spec_rmsnorm spec = {
-        .wg = lanes(g), .dim = c->dim, .eps_bits = f32_bits(c->rms_eps), .from_row0 = from_row0};
-    const struct gpu_bind binds[] = {whole(g->state->state), in, weights(g, &w->pieces[0]), out};
+        .wg = norm_lanes(g), .dim = c->dim, .eps_bits = f32_bits(c->rms_eps), .from_row0 = from_row0};
+    const struct gpu_bind binds[] = {whole(s->state), act(g, &s->x), weights(g, &w->pieces[0]),
+                                     act(g, &s->xn)};
 
     cost(g, run_cost_norm(c, from_row0));
-    PUT(g, pick(g, GPU_K_rmsnorm, GPU_K_rmsnorm_sg), spec, binds, no_push, DIM_1, rows, DIM_1);
+    PUT(g, norm_kernel(g), spec, binds, no_push, DIM_1, rows, DIM_1);
+}
+
+/* Of the layer's attention; behind the last layer that of the output head. */
+static const struct run_matrix *norm_before(const struct run_graph *g, uint32_t layer)
+{
+    const struct run_weights *w = &g->model->weights;
+
+    return layer < w->n_layers ? &w->layers[layer].attn_norm : &w->out_norm;
 }
 
 struct mat_use {
@@ -234,7 +89,7 @@ static void matrix_piece(const struct run_graph *g, const struct run_matrix *m, 
 /* Matrices and pieces write rows of their own in the same output: nothing to wait for between them. */
 static void linear(const struct run_graph *g, const struct run_linear *l, const struct mat_use *u)
 {
-    const struct run_dot_use dot = {u->quantised, u->out, u->n_out,     u->add,
+    const struct run_dot_use dot = {u->quantised, u->out,        u->n_out,   u->add,
                                     u->many,      u->count_rows, u->out_rows};
     uint32_t out0 = 0;
 
@@ -257,6 +112,53 @@ static void quantise(const struct run_graph *g, bool taken, const struct run_reg
         return;
     run_dot_quantise(g, act(g, in), act(g, out), k, rows, DIM_1);
     run_barrier(g->prog, GPU_BARRIER_COMPUTE);
+}
+
+/* Workgroups of the dispatches that take the rows of a matrix. */
+static uint32_t groups_of(const struct run_graph *g, const struct run_matrix *m)
+{
+    struct run_dim grid[3];
+    uint32_t n = 0;
+
+    for (uint32_t i = 0; i < m->n_pieces; i++) {
+        spread(g, div_up(m->pieces[i].n_rows, matvec_rows(g)), grid);
+        n += grid[0].a * grid[2].a;
+    }
+    return n;
+}
+
+/* One token: x += matrix times in, and the norm of x. */
+static void add_and_norm(const struct run_graph *g, const struct run_matrix *m, struct gpu_bind in,
+                         const struct run_matrix *w)
+{
+    static const enum gpu_kernel kernels[RUN_CORES] = {GPU_K_matvec_norm, GPU_K_matvec_norm_sg,
+                                                       GPU_K_matvec_norm_ln};
+    const struct mdl_config *c = config_of(g);
+    const struct run_state *s = g->state;
+    const struct spec_mat_norm spec = {
+        .wg = row_lanes(g, m->cols),
+        .k = m->cols,
+        .dim = c->dim,
+        .format = m->type,
+        .row_bytes = (uint32_t)m->row_bytes,
+        .rows = matvec_rows(g),
+        .aligned = alignment(m->type, m->row_bytes, 0),
+        .eps_bits = f32_bits(c->rms_eps),
+    };
+
+    for (uint32_t i = 0; i < m->n_pieces; i++) {
+        const struct run_piece *p = &m->pieces[i];
+        struct gpu_cost spent;
+        const struct push_mat_norm push = {p->row0, p->n_rows, 0, groups_of(g, m)};
+        const struct gpu_bind binds[] = {
+            in, weights(g, p), act(g, &s->x), weights(g, &w->pieces[0]), act(g, &s->xn), act(g, &s->counts)};
+        struct run_dim grid[3];
+
+        spread(g, div_up(p->n_rows, spec.rows), grid);
+        spent = run_cost_matrix(p->n_rows, m->cols, m->row_bytes, true, false);
+        cost(g, i ? spent : run_cost_sum(spent, run_cost_norm(c, false)));
+        PUT(g, kernels[variants_of(g)->core], spec, binds, push, grid[0], DIM_1, grid[2]);
+    }
 }
 
 static void rope_and_store(const struct run_graph *g, uint32_t layer)
@@ -386,6 +288,9 @@ static void swiglu(const struct run_graph *g)
 
 enum { GATE_UP, DOWN };
 
+#define DOWN_SUM_BINDINGS 5u /* of expert_down_sum before its segments */
+#define EXPERT_BINDINGS   (DOWN_SUM_BINDINGS + RUN_MAX_SEGMENTS + 1)
+
 /* The module for a step of the experts. */
 static enum gpu_kernel expert_kernel(const struct run_graph *g, int step)
 {
@@ -413,6 +318,30 @@ static enum gpu_kernel expert_kernel(const struct run_graph *g, int step)
     return g->many ? tile[step][variants_of(g)->tile][array] : one[step][variants_of(g)->core][array];
 }
 
+/* One token: is the layer's shared expert one more of its experts, in format and shape? */
+static bool shared_is_alike(const struct run_graph *g, uint32_t layer)
+{
+    const struct run_expert_layout *at = &g->model->pool.layout[layer];
+    const struct run_linear *up = &g->model->weights.layers[layer].shared_gate_up,
+                            *down = &g->model->weights.layers[layer].shared_down;
+
+    return config_of(g)->n_shared == 1 && up->n == 1 && down->n == 1 && up->m[0].n_pieces == 1 &&
+           down->m[0].n_pieces == 1 && up->m[0].type == at->gate && up->m[0].type == at->up &&
+           down->m[0].type == at->down;
+}
+
+/* One token: all experts and their sum in two dispatches. Needs every matrix bound at once, and leaves no
+ * outputs of single experts to be watched. */
+static bool fuses_experts(const struct run_graph *g, uint32_t layer)
+{
+    const struct run_pool *pool = &g->model->pool;
+    bool shared = config_of(g)->n_shared > 0;
+
+    return !g->many && pool->array && !g->state->sums && !run_dot_takes_experts(g, layer) &&
+           (!shared || shared_is_alike(g, layer)) &&
+           DOWN_SUM_BINDINGS + pool->n_segs + shared <= caps_of(g)->max_buffers;
+}
+
 static struct spec_expert expert_spec(const struct run_graph *g, uint32_t layer, int step)
 {
     const struct mdl_config *c = config_of(g);
@@ -423,6 +352,7 @@ static struct spec_expert expert_spec(const struct run_graph *g, uint32_t layer,
             ? min32(alignment(at->gate, mdl_row_bytes(at->gate, c->dim), pool->slot_bytes),
                     alignment(at->up, mdl_row_bytes(at->up, c->dim), pool->slot_bytes | at->up_off))
             : alignment(at->down, mdl_row_bytes(at->down, c->ff_expert), pool->slot_bytes | at->down_off);
+    bool shared = c->n_shared && fuses_experts(g, layer);
 
     uint32_t k = step == GATE_UP ? c->dim : c->ff_expert;
 
@@ -439,9 +369,11 @@ static struct spec_expert expert_spec(const struct run_graph *g, uint32_t layer,
         .down_off = at->down_off,
         .slot_stride = pool->slot_bytes,
         .slots_per_seg = pool->slots_per_seg,
-        .n_segs = pool->array ? pool->n_segs : 1,
+        .n_segs = pool->array ? pool->n_segs + shared : 1,
         .rows = g->many ? tile_rows(g) : matvec_rows(g),
         .aligned = aligned,
+        .shared = shared,
+        .eps_bits = f32_bits(c->rms_eps),
     };
 }
 
@@ -450,6 +382,35 @@ static struct spec_expert expert_spec(const struct run_graph *g, uint32_t layer,
 static uint32_t expert_dispatches(const struct run_pool *pool)
 {
     return pool->array ? 1 : pool->segs_per_layer;
+}
+
+/* The layer's segments from `first` on, n of them, and behind them the shared expert's matrix of the step
+ * where it is one more expert. Returns how many there are. */
+static uint32_t bind_segments(const struct run_graph *g, uint32_t layer, int step, uint32_t first, uint32_t n,
+                              struct gpu_bind *binds)
+{
+    const struct run_layer_weights *w = &g->model->weights.layers[layer];
+    const struct run_linear *shared = step == GATE_UP ? &w->shared_gate_up : &w->shared_down;
+
+    for (uint32_t i = 0; i < n; i++)
+        binds[i] = whole(g->model->pool.segs[first + i]);
+    if (shared->n && fuses_experts(g, layer))
+        binds[n++] = weights(g, &shared->m[0].pieces[0]);
+    return n;
+}
+
+static struct gpu_cost expert_cost(const struct run_graph *g, uint32_t layer, int step)
+{
+    const struct mdl_config *c = config_of(g);
+    const struct run_expert_layout *at = &g->model->pool.layout[layer];
+    const struct run_layer_weights *w = &g->model->weights.layers[layer];
+    const struct run_matrix *m = step == GATE_UP ? &w->shared_gate_up.m[0] : &w->shared_down.m[0];
+    struct gpu_cost sum =
+        step == GATE_UP ? run_cost_gate_up(c, at, c->n_experts) : run_cost_down(c, at, c->n_experts);
+
+    if (c->n_shared && fuses_experts(g, layer))
+        sum = run_cost_sum(sum, run_cost_matrix(m->rows, m->cols, m->row_bytes, false, false));
+    return sum;
 }
 
 /* A pair of token and rank is written by the dispatch of its expert's segment alone: no barriers between
@@ -461,9 +422,10 @@ static void expert_step(const struct run_graph *g, uint32_t layer, int step)
     const struct run_pool *pool = &g->model->pool;
     const struct spec_expert spec = expert_spec(g, layer, step);
     uint32_t rows = step == GATE_UP ? c->ff_expert : c->dim, first, n, head = 0;
-    struct gpu_bind binds[RUN_EXPERT_BINDINGS + RUN_MAX_SEGMENTS];
+    struct gpu_bind binds[EXPERT_BINDINGS];
     const struct run_dim many[3] = {run_fixed(div_up(rows, spec.rows)), {DIM_DEVICE, 0}, DIM_1};
-    const struct run_dim one[3] = {run_fixed(div_up(rows, spec.rows)), run_fixed(c->n_experts_used), DIM_1};
+    const struct run_dim one[3] = {run_fixed(div_up(rows, spec.rows)),
+                                   run_fixed(c->n_experts_used + spec.shared), DIM_1};
 
     if (run_dot_takes_experts(g, layer)) {
         run_dot_experts(g, layer, step == DOWN, act(g, step == GATE_UP ? &s->xq : &s->hq),
@@ -471,23 +433,40 @@ static void expert_step(const struct run_graph *g, uint32_t layer, int step)
         return;
     }
     binds[head++] = act(g, step == GATE_UP ? &s->xn : &s->h);
-    binds[head++] = act(g, g->many ? &s->tiles : &s->ranks);
+    binds[head++] = act(g, g->many ? &s->tiles : &s->run);
     if (g->many)
         binds[head++] = act(g, &s->pairs);
     binds[head++] = act(g, step == GATE_UP ? &s->h : &s->y);
     run_pool_segments(pool, layer, &first, &n);
     for (uint32_t d = 0; d < expert_dispatches(pool); d++) {
         const struct push_expert push = {.seg = first + d};
-        uint32_t n_segs = pool->array ? n : 1;
+        uint32_t n_segs = bind_segments(g, layer, step, first + d, pool->array ? n : 1, binds + head);
 
-        for (uint32_t i = 0; i < n_segs; i++)
-            binds[head + i] = whole(pool->segs[first + d + i]);
         if (d == 0) /* a choice is in one segment */
-            cost(g, step == GATE_UP ? run_cost_gate_up(c, &pool->layout[layer], c->n_experts)
-                                    : run_cost_down(c, &pool->layout[layer], c->n_experts));
+            cost(g, expert_cost(g, layer, step));
         run_dispatch(g->prog, expert_kernel(g, step), &spec, sizeof(spec), n_segs, binds, head + n_segs,
                      &push, g->many ? many : one);
     }
+}
+
+/* One token: the second step of all experts, their sum into x, and the norm of x. */
+static void down_and_norm(const struct run_graph *g, uint32_t layer, const struct run_matrix *w)
+{
+    static const enum gpu_kernel kernels[RUN_CORES] = {GPU_K_expert_down_sum, GPU_K_expert_down_sum_sg,
+                                                       GPU_K_expert_down_sum_ln};
+    const struct run_state *s = g->state;
+    const struct spec_expert spec = expert_spec(g, layer, DOWN);
+    const struct push_down_sum push = {.n_groups = div_up(config_of(g)->dim, spec.rows)};
+    const struct run_dim grid[3] = {run_fixed(push.n_groups), DIM_1, DIM_1};
+    struct gpu_bind binds[EXPERT_BINDINGS] = {act(g, &s->h), act(g, &s->choice), act(g, &s->x),
+                                              weights(g, &w->pieces[0]), act(g, &s->xn)};
+    uint32_t first, n;
+
+    run_pool_segments(&g->model->pool, layer, &first, &n);
+    n = bind_segments(g, layer, DOWN, first, n, binds + DOWN_SUM_BINDINGS);
+    cost(g, run_cost_sum(expert_cost(g, layer, DOWN), run_cost_norm(config_of(g), false)));
+    run_dispatch(g->prog, kernels[variants_of(g)->core], &spec, sizeof(spec), n, binds, DOWN_SUM_BINDINGS + n,
+                 &push, grid);
 }
 
 static uint32_t pieces_of(const struct run_linear *l)
@@ -519,8 +498,8 @@ static void quantise_hidden(const struct run_graph *g, uint32_t layer)
         run_barrier(g->prog, GPU_BARRIER_COMPUTE);
 }
 
-/* One token: resolve. Many: group. Either halts the submit when an expert that was chosen is absent. Behind
- * it stand, in this order, the experts' two steps, the shared expert's second one, and their sum. */
+/* Many tokens. Halts the submit when an expert that was chosen is absent. Behind it stand, in this order, the
+ * experts' two steps, the shared expert's second one, and their sum. */
 static void find_slots(const struct run_graph *g, uint32_t layer)
 {
     const struct mdl_config *c = config_of(g);
@@ -530,28 +509,49 @@ static void find_slots(const struct run_graph *g, uint32_t layer)
     uint32_t next = g->prog->n_dispatches + 1, per_step = expert_dispatches(pool);
     uint32_t gap = quantised_hidden(g, layer);
     uint32_t after = next + 2 * per_step + gap + pieces_of(&g->model->weights.layers[layer].shared_down);
+    const struct push_group push = {
+        .layer = layer, .next = next, .after = after, .tiles0 = next, .n_tiles = 2 * per_step, .gap = gap};
+    const struct gpu_bind binds[] = {whole(s->state),      act(g, &s->sel),   whole(pool->table),
+                                     act(g, &s->tiles),    act(g, &s->pairs), whole(s->mailbox),
+                                     whole(g->prog->args), whole(s->routes)};
 
-    if (g->many) {
-        const struct push_group push = {.layer = layer,
-                                        .next = next,
-                                        .after = after,
-                                        .tiles0 = next,
-                                        .n_tiles = 2 * per_step,
-                                        .gap = gap};
-        const struct gpu_bind binds[] = {whole(s->state),      act(g, &s->sel),   whole(pool->table),
-                                         act(g, &s->tiles),    act(g, &s->pairs), whole(s->mailbox),
-                                         whole(g->prog->args), whole(s->routes)};
+    PUT(g, GPU_K_group, spec, binds, push, DIM_1, DIM_1, DIM_1);
+}
 
-        PUT(g, GPU_K_group, spec, binds, push, DIM_1, DIM_1, DIM_1);
-    } else {
-        const struct spec_resolve few = {
-            .wg = few_lanes(g), .n_experts = c->n_experts, .k_used = c->n_experts_used};
-        const struct push_resolve push = {.layer = layer, .next = next, .after = after};
-        const struct gpu_bind binds[] = {whole(s->state),   act(g, &s->sel),   whole(pool->table),
-                                         act(g, &s->ranks), whole(s->mailbox), whole(g->prog->args),
-                                         whole(s->routes)};
+/* One token: the router's logits, its choice and where the experts chosen stand. Halts the submit when one is
+ * absent; a partial step ends n_partial dispatches behind it. */
+static void route_one(const struct run_graph *g, uint32_t layer, uint32_t n_partial)
+{
+    static const enum gpu_kernel kernels[RUN_CORES] = {GPU_K_router_one, GPU_K_router_one_sg,
+                                                       GPU_K_router_one_ln};
+    const struct mdl_config *c = config_of(g);
+    const struct run_state *s = g->state;
+    const struct run_matrix *m = &g->model->weights.layers[layer].router;
+    const struct spec_router_one spec = {
+        .wg = row_lanes(g, m->cols),
+        .n_experts = c->n_experts,
+        .k_used = c->n_experts_used,
+        .norm = c->norm_topk,
+        .scale_bits = f32_bits(c->expert_scale),
+        .k = m->cols,
+        .format = m->type,
+        .row_bytes = (uint32_t)m->row_bytes,
+        .rows = matvec_rows(g),
+        .aligned = alignment(m->type, m->row_bytes, 0),
+    };
+    const uint32_t next = g->prog->n_dispatches + m->n_pieces;
 
-        PUT(g, GPU_K_resolve, few, binds, push, DIM_1, DIM_1, DIM_1);
+    for (uint32_t i = 0; i < m->n_pieces; i++) {
+        const struct run_piece *p = &m->pieces[i];
+        const struct push_router push = {p->row0, p->n_rows, groups_of(g, m), layer, next, next + n_partial};
+        const struct gpu_bind binds[] = {
+            act(g, &s->xn),     weights(g, p),     whole(s->state),      whole(g->model->pool.table),
+            act(g, &s->choice), whole(s->mailbox), whole(g->prog->args), whole(s->routes)};
+        struct run_dim grid[3];
+
+        spread(g, div_up(p->n_rows, spec.rows), grid);
+        cost(g, run_cost_matrix(p->n_rows, m->cols, m->row_bytes, false, false));
+        PUT(g, kernels[variants_of(g)->core], spec, binds, push, grid[0], DIM_1, grid[2]);
     }
 }
 
@@ -561,7 +561,8 @@ static void combine(const struct run_graph *g)
     const struct run_state *s = g->state;
     const struct spec_combine spec = {
         .wg = lanes(g), .dim = c->dim, .k_used = c->n_experts_used, .shared = c->n_shared > 0};
-    const struct gpu_bind binds[] = {act(g, &s->sel), act(g, &s->y), act(g, &s->ys), act(g, &s->x)};
+    const struct gpu_bind binds[] = {act(g, g->many ? &s->sel : &s->chosen), act(g, &s->y), act(g, &s->ys),
+                                     act(g, &s->x)};
 
     cost(g, run_cost_words((c->n_experts_used + 2ull + (c->n_shared > 0)) * c->dim,
                            (2ull * c->n_experts_used + 1) * c->dim, false));
@@ -576,8 +577,8 @@ static void show_sums(const struct run_graph *g, uint32_t layer)
     const struct spec_expert_sums spec = {
         .wg = lanes(g), .dim = c->dim, .k_used = c->n_experts_used, .shared = c->n_shared > 0};
     const struct push_rows push = {.dst_row0 = layer * s->chunk};
-    const struct gpu_bind binds[] = {act(g, &s->sel), act(g, &s->xn), act(g, &s->y), act(g, &s->ys),
-                                     whole(s->sums)};
+    const struct gpu_bind binds[] = {act(g, g->many ? &s->sel : &s->chosen), act(g, &s->xn), act(g, &s->y),
+                                     act(g, &s->ys), whole(s->sums)};
 
     PUT(g, GPU_K_expert_sums, spec, binds, push, DIM_1, tokens(g), DIM_1);
 }
@@ -604,12 +605,17 @@ void run_record_embed(const struct run_graph *g)
             DIM_1);
     }
     run_barrier(g->prog, GPU_BARRIER_COMPUTE); /* each token's row was written by one piece alone */
+    if (!g->many) {
+        norm(g, norm_before(g, 0), false, DIM_1);
+        run_barrier(g->prog, GPU_BARRIER_COMPUTE);
+    }
     if (g->by_layer)
         put_stream(g);
     run_part_end(g->prog);
 }
 
-/* x += attention(norm(x)) */
+/* x += attention(norm(x)). One token: what ran before has left the norm in xn, and the MoE's norm is left
+ * there. */
 static void attend(const struct run_graph *g, uint32_t layer)
 {
     const struct mdl_config *c = config_of(g);
@@ -621,8 +627,10 @@ static void attend(const struct run_graph *g, uint32_t layer)
     const struct mat_use to_x = {
         act(g, &s->att), act(g, &s->x), q, c->dim, .add = true, .many = g->many, .quantised = act(g, &s->xq)};
 
-    norm(g, &w->attn_norm, act(g, &s->x), act(g, &s->xn), false, tokens(g));
-    run_barrier(g->prog, GPU_BARRIER_COMPUTE);
+    if (g->many) {
+        norm(g, &w->attn_norm, false, tokens(g));
+        run_barrier(g->prog, GPU_BARRIER_COMPUTE);
+    }
     quantise(g, run_dot_takes(g, &w->qkv), &s->xn, &s->xq, c->dim, tokens(g));
     linear(g, &w->qkv, &to_qkv);
     run_barrier(g->prog, GPU_BARRIER_COMPUTE);
@@ -631,36 +639,72 @@ static void attend(const struct run_graph *g, uint32_t layer)
     attention(g, layer);
     run_barrier(g->prog, GPU_BARRIER_COMPUTE);
     quantise(g, run_dot_takes(g, &w->o), &s->att, &s->xq, q, tokens(g));
-    linear(g, &w->o, &to_x);
+    if (g->many || run_dot_takes(g, &w->o))
+        linear(g, &w->o, &to_x);
+    else
+        add_and_norm(g, &w->o.m[0], act(g, &s->att), &w->ffn_norm);
+    if (!g->many && run_dot_takes(g, &w->o)) {
+        run_barrier(g->prog, GPU_BARRIER_COMPUTE);
+        norm(g, &w->ffn_norm, false, DIM_1);
+    }
     run_barrier(g->prog, GPU_BARRIER_COMPUTE);
 }
 
-/* Normed input of the MoE and the router's logits; choose: what it chooses too, and the shared expert's first
- * half. */
-static void ask_router(const struct run_graph *g, uint32_t layer, bool choose)
+static void router_logits(const struct run_graph *g, uint32_t layer)
 {
     const struct mdl_config *c = config_of(g);
     const struct run_state *s = g->state;
-    const struct run_layer_weights *w = &g->model->weights.layers[layer];
-    const struct run_linear router = {.n = 1, .m = {w->router}, .n_out = c->n_experts};
-    const struct mat_use to_route = {act(g, &s->xn), act(g, &s->route), c->dim, c->n_experts,
-                                     .many = g->many};
-    const struct mat_use to_shared = {act(g, &s->xn),      act(g, &s->gu),  c->dim,
-                                      2 * shared_width(c), .many = g->many, .quantised = act(g, &s->xq)};
-    bool rounded = run_dot_takes(g, &w->shared_gate_up) || run_dot_takes_experts(g, layer);
+    const struct run_linear router = {
+        .n = 1, .m = {g->model->weights.layers[layer].router}, .n_out = c->n_experts};
+    const struct mat_use use = {act(g, &s->xn), act(g, &s->route), c->dim, c->n_experts, .many = g->many};
 
-    norm(g, &w->ffn_norm, act(g, &s->x), act(g, &s->xn), false, tokens(g));
+    linear(g, &router, &use);
+}
+
+static void shared_gate_up(const struct run_graph *g, uint32_t layer)
+{
+    const struct mdl_config *c = config_of(g);
+    const struct run_state *s = g->state;
+    const struct mat_use use = {act(g, &s->xn),      act(g, &s->gu),  c->dim,
+                                2 * shared_width(c), .many = g->many, .quantised = act(g, &s->xq)};
+
+    linear(g, &g->model->weights.layers[layer].shared_gate_up, &use);
+}
+
+static void shared_down(const struct run_graph *g, uint32_t layer)
+{
+    const struct mdl_config *c = config_of(g);
+    const struct run_state *s = g->state;
+    const struct mat_use use = {act(g, &s->hs), act(g, &s->ys),  shared_width(c),
+                                c->dim,         .many = g->many, .quantised = act(g, &s->hsq)};
+
+    linear(g, &g->model->weights.layers[layer].shared_down, &use);
+}
+
+/* Is what the experts are multiplied with rounded? */
+static bool takes_moe_input(const struct run_graph *g, uint32_t layer)
+{
+    return run_dot_takes(g, &g->model->weights.layers[layer].shared_gate_up) ||
+           run_dot_takes_experts(g, layer);
+}
+
+/* Many tokens: normed input of the MoE and the router's logits; choose: what it chooses too, and the shared
+ * expert's first half. */
+static void ask_router(const struct run_graph *g, uint32_t layer, bool choose)
+{
+    norm(g, &g->model->weights.layers[layer].ffn_norm, false, tokens(g));
     run_barrier(g->prog, GPU_BARRIER_COMPUTE);
-    quantise(g, choose && rounded, &s->xn, &s->xq, c->dim, tokens(g));
-    linear(g, &router, &to_route);
     if (choose)
-        linear(g, &w->shared_gate_up, &to_shared);
+        quantise(g, takes_moe_input(g, layer), &g->state->xn, &g->state->xq, config_of(g)->dim, tokens(g));
+    router_logits(g, layer);
+    if (choose)
+        shared_gate_up(g, layer);
     run_barrier(g->prog, GPU_BARRIER_COMPUTE);
     if (choose)
         route(g, layer);
-    if (choose && c->n_shared)
+    if (choose && config_of(g)->n_shared)
         swiglu(g);
-    if (s->seen)
+    if (g->state->seen)
         show_logits(g, layer);
     run_barrier(g->prog, GPU_BARRIER_COMPUTE);
 }
@@ -673,35 +717,87 @@ void run_record_attention(const struct run_graph *g, uint32_t layer)
     attend(g, layer);
     if (g->by_layer)
         put_stream(g);
-    ask_router(g, layer, !g->by_layer);
+    if (g->many) {
+        ask_router(g, layer, !g->by_layer);
+    } else if (g->state->seen) { /* the router computes them again: it runs once more after a halt */
+        router_logits(g, layer);
+        run_barrier(g->prog, GPU_BARRIER_COMPUTE);
+        show_logits(g, layer);
+    }
     run_part_end(g->prog);
 }
 
-void run_record_experts(const struct run_graph *g, uint32_t layer)
+/* x += sum of experts; what comes next is normed. */
+static void experts_of_one(const struct run_graph *g, uint32_t layer)
 {
-    const struct mdl_config *c = config_of(g);
-    const struct run_state *s = g->state;
-    const struct run_layer_weights *w = &g->model->weights.layers[layer];
-    const struct mat_use shared_down = {act(g, &s->hs), act(g, &s->ys),  shared_width(c),
-                                        c->dim,         .many = g->many, .quantised = act(g, &s->hsq)};
+    route_one(g, layer, 1);
+    run_barrier(g->prog, GPU_BARRIER_ARGS);
+    expert_step(g, layer, GATE_UP);
+    run_barrier(g->prog, GPU_BARRIER_COMPUTE);
+    down_and_norm(g, layer, norm_before(g, layer + 1));
+    run_barrier(g->prog, GPU_BARRIER_COMPUTE);
+}
 
-    run_part_begin(g->prog);
-    if (g->by_layer) {
-        take_stream(g);
-        ask_router(g, layer, true);
+/* The same where not all matrices can be bound at once, the shared expert is not like the others, or outputs
+ * of single experts are watched. */
+static void experts_of_one_apart(const struct run_graph *g, uint32_t layer)
+{
+    const struct run_layer_weights *w = &g->model->weights.layers[layer];
+    bool shared = config_of(g)->n_shared > 0;
+
+    quantise(g, takes_moe_input(g, layer), &g->state->xn, &g->state->xq, config_of(g)->dim, DIM_1);
+    route_one(g, layer,
+              2 * expert_dispatches(&g->model->pool) + pieces_of(&w->shared_gate_up) + shared +
+                  quantised_hidden(g, layer) + pieces_of(&w->shared_down));
+    run_barrier(g->prog, GPU_BARRIER_ARGS);
+    expert_step(g, layer, GATE_UP);
+    shared_gate_up(g, layer);
+    run_barrier(g->prog, GPU_BARRIER_COMPUTE);
+    if (shared) {
+        swiglu(g);
+        run_barrier(g->prog, GPU_BARRIER_COMPUTE);
     }
+    quantise_hidden(g, layer);
+    expert_step(g, layer, DOWN);
+    shared_down(g, layer);
+    run_barrier(g->prog, GPU_BARRIER_COMPUTE);
+    if (g->state->sums)
+        show_sums(g, layer);
+    combine(g);
+    run_barrier(g->prog, GPU_BARRIER_COMPUTE);
+    norm(g, norm_before(g, layer + 1), false, DIM_1);
+    run_barrier(g->prog, GPU_BARRIER_COMPUTE);
+}
+
+static void experts_of_many(const struct run_graph *g, uint32_t layer)
+{
     find_slots(g, layer);
     run_barrier(g->prog, GPU_BARRIER_ARGS);
     expert_step(g, layer, GATE_UP);
     run_barrier(g->prog, GPU_BARRIER_COMPUTE);
     quantise_hidden(g, layer);
     expert_step(g, layer, DOWN); /* the dispatches of both steps stand together: group sets their grids */
-    linear(g, &w->shared_down, &shared_down);
+    shared_down(g, layer);
     run_barrier(g->prog, GPU_BARRIER_COMPUTE);
-    if (s->sums)
+    if (g->state->sums)
         show_sums(g, layer);
     combine(g);
     run_barrier(g->prog, GPU_BARRIER_COMPUTE);
+}
+
+void run_record_experts(const struct run_graph *g, uint32_t layer)
+{
+    run_part_begin(g->prog);
+    if (g->by_layer) {
+        take_stream(g);
+        ask_router(g, layer, true);
+    }
+    if (g->many)
+        experts_of_many(g, layer);
+    else if (fuses_experts(g, layer))
+        experts_of_one(g, layer);
+    else
+        experts_of_one_apart(g, layer);
     if (g->by_layer)
         put_stream(g);
     run_part_end(g->prog);
@@ -743,8 +839,10 @@ void run_record_head(const struct run_graph *g, bool all)
         .many = all,    .count_rows = all,  .out_rows = true, .quantised = act(g, &s->xq)};
 
     run_part_begin(g->prog);
-    norm(g, &w->out_norm, act(g, &s->x), act(g, &s->xn), true, all ? run_per(DIM_ROWS, 1) : DIM_1);
-    run_barrier(g->prog, GPU_BARRIER_COMPUTE);
+    if (g->many) {
+        norm(g, &w->out_norm, true, all ? run_per(DIM_ROWS, 1) : DIM_1);
+        run_barrier(g->prog, GPU_BARRIER_COMPUTE);
+    }
     quantise(g, run_dot_takes(g, &w->head), &s->xn, &s->xq, c->dim, all ? run_per(DIM_ROWS, 1) : DIM_1);
     linear(g, &w->head, &to_logits);
     run_barrier(g->prog, s->n_top ? GPU_BARRIER_COMPUTE : GPU_BARRIER_COPY);
@@ -765,7 +863,7 @@ uint32_t run_count_dispatches(const struct run_model *m)
         const struct run_layer_weights *l = &w->layers[i];
 
         n += pieces_of(&l->qkv) + pieces_of(&l->o) + 2 * l->router.n_pieces + pieces_of(&l->shared_gate_up) +
-             pieces_of(&l->shared_down) + 2 * expert_dispatches(&m->pool) + 32;
+             pieces_of(&l->shared_down) + 2 * expert_dispatches(&m->pool) + 20;
     }
     return n;
 }

@@ -17,10 +17,11 @@ struct run_graph {
     bool by_layer;
 };
 
-/* Each records one part. */
+/* Each records one part. Before a: the norm of the residual stream stands in xn (one token), or a begins with
+ * it (many). b begins with what may halt, and may be submitted again from there. */
 void run_record_embed(const struct run_graph *g);
-void run_record_attention(const struct run_graph *g, uint32_t layer); /* a: norm, attention, norm, router */
-void run_record_experts(const struct run_graph *g, uint32_t layer);   /* b: resolve, experts, residual */
+void run_record_attention(const struct run_graph *g, uint32_t layer); /* a */
+void run_record_experts(const struct run_graph *g, uint32_t layer);   /* b */
 /* Output head for the rows [row0, row0 + n_rows) of the step: one row, or up to state->n_rows (all). */
 void run_record_head(const struct run_graph *g, bool all);
 

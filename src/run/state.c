@@ -73,6 +73,12 @@ done:
     return st;
 }
 
+/* Bytes from a word of a region on; a binding may start there. */
+static struct run_region part_of(const struct run_region *r, uint32_t word, uint64_t bytes)
+{
+    return (struct run_region){.chunk = r->chunk, .off = r->off + word * 4ull, .bytes = bytes};
+}
+
 static enum vkmoe_status plan_activations(struct run_state *s, const struct mdl_config *c,
                                           struct vkmoe_err *err)
 {
@@ -81,6 +87,7 @@ static enum vkmoe_status plan_activations(struct run_state *s, const struct mdl_
     uint64_t tiles =
         t * k / TILE_TOKENS + c->n_experts; /* each expert has at most one tile that is not full */
     uint64_t slices = (c->vocab_size + TOPK_SLICE - 1) / TOPK_SLICE;
+    uint64_t mask = (uint64_t)c->n_layers * run_mask_words(c) * 4;
     uint64_t stream = s->by_layer ? (uint64_t)s->n_ctx * c->dim * 4 : 4;
     uint64_t xq = run_dot_row_bytes(c->dim > q ? c->dim : (uint32_t)q), off = s->fast_math ? 0 : 4;
     const struct plan list[] = {
@@ -96,15 +103,14 @@ static enum vkmoe_status plan_activations(struct run_state *s, const struct mdl_
         {&s->gu, ff ? t * 2 * ff * 4 : 4, "shared gate and up"},
         {&s->hs, ff ? t * ff * 4 : 4, "shared hidden"},
         {&s->ys, ff ? t * c->dim * 4 : 4, "shared output"},
-        {&s->h, t * k * c->ff_expert * 4, "expert hidden"},
+        {&s->h, (t > 1 ? t * k : k + 1) * c->ff_expert * 4, "expert hidden"},
         {&s->y, t * k * c->dim * 4, "expert outputs"},
-        {&s->ranks, k * 4, "slots of a token"},
+        {&s->choice, CHOICE_MASK * 4ull + mask, "choice of a token"},
         {&s->tiles, tiles * TILE_WORDS * 4, "expert tiles"},
         {&s->pairs, t * k * 4, "expert pairs"},
         {&s->logits, (uint64_t)s->n_rows * c->vocab_size * 4, "logits"},
         {&s->top, s->n_top ? slices * TOPK_WORDS(s->n_top) * 4 : 4, "best logits by slice"},
         {&s->rope, (uint64_t)s->n_ctx * c->n_rot * 4, "RoPE table"},
-        {&s->mask, (uint64_t)c->n_layers * run_mask_words(c) * 4, "expert mask"},
         {&s->stream, stream, "residual stream of a text"},
         {&s->xq, off ? off : t * xq, "quantised inputs"},
         {&s->hq, off ? off : t * k * run_dot_row_bytes(c->ff_expert), "quantised expert hidden"},
@@ -114,6 +120,9 @@ static enum vkmoe_status plan_activations(struct run_state *s, const struct mdl_
 
     for (uint32_t i = 0; i < COR_COUNT(list); i++)
         TRY(run_arena_plan(&s->act, list[i].bytes, list[i].name, list[i].region, err));
+    s->run = part_of(&s->choice, CHOICE_RUN, (k + 1) * 4);
+    s->chosen = part_of(&s->choice, CHOICE_SEL, k * 8);
+    s->mask = part_of(&s->choice, CHOICE_MASK, mask);
 done:
     return st;
 }
@@ -153,15 +162,17 @@ done:
     return st;
 }
 
+/* Counters of lib/last.glsl begin at 0 and end there after every dispatch. */
 static enum vkmoe_status clear_counts(struct run_state *s, struct vkmoe_err *err)
 {
+    const struct run_region one = part_of(&s->choice, CHOICE_COUNT, 4), *all[2] = {&s->counts, &one};
     uint32_t *zeros = cor_zalloc(s->counts.bytes);
     enum vkmoe_status st = VKMOE_OK;
 
     if (!zeros)
         return cor_fail(err, VKMOE_ERR_MEMORY, "no memory for the counters of a session");
-    TRY(gpu_upload(s->dev, run_arena_buffer(&s->act, &s->counts), s->counts.off, zeros, s->counts.bytes,
-                   err));
+    for (uint32_t i = 0; i < 2; i++)
+        TRY(gpu_upload(s->dev, run_arena_buffer(&s->act, all[i]), all[i]->off, zeros, all[i]->bytes, err));
 done:
     cor_free(zeros);
     return st;

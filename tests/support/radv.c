@@ -38,6 +38,7 @@ static uint32_t chunk_of(uint32_t format)
 static struct work work_of(const struct specs_case *c)
 {
     struct spec_mat mat = {0};
+    struct spec_mat_norm norm = {0};
     struct spec_expert expert = {0};
 
     if (strstr(gpu_kernel_info(c->kernel)->name, "_ln")) {
@@ -51,6 +52,10 @@ static struct work work_of(const struct specs_case *c)
         return (struct work){4 * UNIT * 8, 1}; /* lib/few.glsl: four rows, eight tokens */
     if (is(c, "matmul") || strstr(gpu_kernel_info(c->kernel)->name, "_tile"))
         return (struct work){TILE_K * TILE_SUMS, TILE_K};
+    if (is(c, "matvec_norm")) {
+        memcpy(&norm, c->spec, sizeof(norm));
+        return (struct work){norm.rows * UNIT, 1};
+    }
     if (is(c, "matvec")) {
         memcpy(&mat, c->spec, sizeof(mat));
         return (struct work){mat.rows * UNIT, 1};

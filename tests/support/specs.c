@@ -33,7 +33,8 @@ static void add(struct list *l, enum gpu_kernel k, const char *format, const cha
         c->use = use;
         memcpy(c->spec, spec, bytes);
         c->n_spec = (uint32_t)(bytes / sizeof(uint32_t));
-        c->n_segs = strstr(name, "_arr") || (strstr(name, "expert") && strstr(name, "_hw"))
+        c->n_segs = strstr(name, "_arr") || strstr(name, "down_sum") ||
+                            (strstr(name, "expert") && strstr(name, "_hw"))
                         ? shapes[l->shape].n_segs
                         : 1;
     }
@@ -84,7 +85,20 @@ static void add_matrices(struct list *l, const struct bench_shape *s, enum mdl_t
                          .rows = 4,
                          .aligned = alignment(t)};
 
+    const struct spec_mat_norm norm = {.k = s->dim,
+                                       .dim = s->dim,
+                                       .format = t,
+                                       .row_bytes = (uint32_t)mdl_row_bytes(t, s->dim),
+                                       .rows = 4,
+                                       .aligned = alignment(t),
+                                       .eps_bits = bits(1e-6f)};
+    struct spec_mat_norm o = norm;
+
     ADD(l, embed, f, "", embed);
+    o.wg = row_lanes(s->dim);
+    ADD(l, matvec_norm, f, "", o);
+    o.wg = SUBGROUP;
+    ADD(l, matvec_norm_sg, f, "", o);
     for (int head = 0; head < 2; head++) { /* projections; the one that adds */
         const char *use = head ? "adds" : "";
 
@@ -122,7 +136,8 @@ static void add_experts(struct list *l, const struct bench_shape *s, enum mdl_ty
                                      .slots_per_seg = 64,
                                      .n_segs = 1,
                                      .rows = 4,
-                                     .aligned = alignment(t)};
+                                     .aligned = alignment(t),
+                                     .eps_bits = bits(1e-6f)};
     struct spec_expert up = base, down = base, tile = base, team = base, lanes = base;
 
     up.wg = row_lanes(s->dim);
@@ -145,8 +160,12 @@ static void add_experts(struct list *l, const struct bench_shape *s, enum mdl_ty
         ADD(l, expert_down_ln, f, "", lanes);
     }
     up.n_segs = down.n_segs = tile.n_segs = team.n_segs = lanes.n_segs = shapes[l->shape].n_segs;
+    up.shared = down.shared = team.shared = lanes.shared = 1; /* the last of the segments */
     ADD(l, expert_gate_up_arr, f, "", up);
     ADD(l, expert_gate_up_sg_arr, f, "", team);
+    ADD(l, expert_down_sum, f, "", down);
+    ADD(l, expert_down_sum_sg, f, "", team);
+    down.shared = team.shared = 0;
     ADD(l, expert_down_arr, f, "", down);
     ADD(l, expert_down_sg_arr, f, "", team);
     ADD(l, expert_gate_up_few_arr, f, "", up);
@@ -243,7 +262,16 @@ static void add_rest(struct list *l, const struct bench_shape *s)
     const struct spec_publish publish = {128};
     const struct spec_rmsnorm norm = {128, s->dim, bits(1e-6f), 0};
     const struct spec_router router = {128, s->n_experts, s->k_used, 0, bits(1.0f)};
-    const struct spec_resolve resolve = {32, s->n_experts, s->k_used}, group = {128, s->n_experts, s->k_used};
+    const struct spec_resolve group = {128, s->n_experts, s->k_used};
+    struct spec_router_one one = {.wg = row_lanes(s->dim),
+                                  .n_experts = s->n_experts,
+                                  .k_used = s->k_used,
+                                  .scale_bits = bits(1.0f),
+                                  .k = s->dim,
+                                  .format = MDL_F32,
+                                  .row_bytes = 4 * s->dim,
+                                  .rows = 4,
+                                  .aligned = 1};
     const struct spec_swiglu swiglu = {128, s->ff};
     const struct spec_combine combine = {128, s->dim, s->k_used, 1};
     const struct spec_expert_sums sums = {128, s->dim, s->k_used, 1};
@@ -258,7 +286,9 @@ static void add_rest(struct list *l, const struct bench_shape *s)
     ADD(l, rmsnorm, "", "", norm);
     ADD(l, rmsnorm_sg, "", "", norm);
     ADD(l, router, "", "", router);
-    ADD(l, resolve, "", "", resolve);
+    ADD(l, router_one, "", "", one);
+    one.wg = SUBGROUP;
+    ADD(l, router_one_sg, "", "", one);
     ADD(l, group, "", "", group);
     ADD(l, swiglu, "", "", swiglu);
     ADD(l, combine, "", "", combine);

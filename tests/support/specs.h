@@ -12,7 +12,7 @@ struct specs_case {
     enum specs_shape shape;
     const char *format; /* block format, or that of the cache; "" where there is none */
     const char *use;    /* what sets it apart from other cases of the kernel, "" for the first */
-    uint32_t spec[16];
+    uint32_t spec[20];
     uint32_t n_spec; /* words */
     uint32_t n_segs;
 };

@@ -1,0 +1,177 @@
+/* What the dispatches of the pass have in common: how they are bound, how work is cut into workgroups on this
+ * device, and which of several kernels it takes. Only run/layer.c includes it. */
+#ifndef RUN_RECORD_H
+#define RUN_RECORD_H
+
+#include <string.h>
+
+#include "run/cost.h"
+#include "run/layer.h"
+
+#define TILE_WG     128u /* mat-mul, expert tiles and attention of many have no other size */
+#define FEW_ROWS    4u   /* matrix rows per workgroup of kernels for few tokens */
+#define MATVEC_UNIT 8u   /* elements that one lane takes at a time */
+
+static inline uint32_t f32_bits(float f)
+{
+    uint32_t u;
+
+    memcpy(&u, &f, sizeof(u));
+    return u;
+}
+
+static inline const struct gpu_caps *caps_of(const struct run_graph *g)
+{
+    return gpu_device_caps(g->model->dev);
+}
+
+static inline const struct mdl_config *config_of(const struct run_graph *g)
+{
+    return &g->model->mdl->config;
+}
+
+static inline struct gpu_bind act(const struct run_graph *g, const struct run_region *r)
+{
+    return run_arena_bind(&g->state->act, r);
+}
+
+static inline struct gpu_bind weights(const struct run_graph *g, const struct run_piece *p)
+{
+    return run_arena_bind(&g->model->weights.arena, &p->region);
+}
+
+static inline struct gpu_bind whole(struct gpu_buffer *b)
+{
+    return (struct gpu_bind){.buf = b};
+}
+
+/* One group per token of the step. */
+static inline struct run_dim tokens(const struct run_graph *g)
+{
+    return g->many ? run_per(DIM_TOKENS, 1) : DIM_1;
+}
+
+static inline uint32_t div_up(uint32_t a, uint32_t b)
+{
+    return (a + b - 1) / b;
+}
+
+/* n groups, in x as far as the device allows and the rest in z; kernels fold them back. */
+static inline void spread(const struct run_graph *g, uint32_t n, struct run_dim grid[3])
+{
+    uint32_t z = div_up(n, caps_of(g)->max_groups);
+
+    grid[0] = run_fixed(div_up(n, z));
+    grid[2] = run_fixed(z);
+}
+
+static inline const struct run_variants *variants_of(const struct run_graph *g)
+{
+    return &g->model->variants;
+}
+
+/* Workgroup of kernels that take any size. */
+static inline uint32_t lanes(const struct run_graph *g)
+{
+    return variants_of(g)->lanes;
+}
+
+/* Devices whose lanes run one after the other: a few are better than many that idle. */
+static inline uint32_t few_lanes(const struct run_graph *g)
+{
+    return caps_of(g)->subgroup_size <= RUN_NARROW ? 8 : 32;
+}
+
+/* Matrix rows per workgroup of mat-vec kernels. */
+static inline uint32_t matvec_rows(const struct run_graph *g)
+{
+    return variants_of(g)->core == RUN_CORE_LANES ? 4 * caps_of(g)->subgroup_size : variants_of(g)->rows;
+}
+
+/* Workgroup of mat-vec kernels for rows of k elements: one subgroup; without one as many lanes as a row has
+ * units, within 128, on narrow devices 8. */
+static inline uint32_t row_lanes(const struct run_graph *g, uint32_t k)
+{
+    uint32_t wg = few_lanes(g), most = wg == 8 ? 8 : 128;
+
+    if (variants_of(g)->core != RUN_CORE_SHARED)
+        return caps_of(g)->subgroup_size;
+    while (wg < most && wg * MATVEC_UNIT < k)
+        wg *= 2;
+    return wg;
+}
+
+static inline uint32_t tile_of(const struct run_graph *g)
+{
+    return g->few ? (uint32_t)RUN_TILE_FEW : variants_of(g)->tile;
+}
+
+/* Matrix rows and lanes per workgroup of kernels for many tokens; k: row length. */
+static inline uint32_t tile_rows(const struct run_graph *g)
+{
+    return tile_of(g) == RUN_TILE_LANES ? 8 * caps_of(g)->subgroup_size : g->few ? FEW_ROWS : TILE_ROWS;
+}
+
+static inline uint32_t tile_lanes(const struct run_graph *g, uint32_t k)
+{
+    return tile_of(g) == RUN_TILE_LANES ? caps_of(g)->subgroup_size : g->few ? row_lanes(g, k) : TILE_WG;
+}
+
+/* Of unquantised rows: 2 on 16-byte boundaries, 1 on those of words, else 0. at: a byte that one starts at.
+ */
+static inline uint32_t alignment(enum mdl_type t, uint64_t row_bytes, uint64_t at)
+{
+    const struct mdl_type_info *info = mdl_type_find(t);
+    uint64_t all = row_bytes | at;
+
+    if (info->block_elems == 1 && all % 16 == 0)
+        return 2;
+    return all % 4 == 0 && (info->block_elems == 1 || info->block_bytes % 4 == 0);
+}
+
+static inline uint32_t min32(uint32_t a, uint32_t b)
+{
+    return a < b ? a : b;
+}
+
+static inline enum gpu_kernel pick(const struct run_graph *g, enum gpu_kernel base, enum gpu_kernel subgroup)
+{
+    return gpu_kernel_usable(g->model->dev, subgroup) ? subgroup : base;
+}
+
+/* By row core. */
+static inline enum gpu_kernel matvec_kernel(const struct run_graph *g)
+{
+    static const enum gpu_kernel kernels[RUN_CORES] = {GPU_K_matvec, GPU_K_matvec_sg, GPU_K_matvec_ln};
+
+    return kernels[variants_of(g)->core];
+}
+
+static inline enum gpu_kernel matmul_kernel(const struct run_graph *g)
+{
+    static const enum gpu_kernel kernels[RUN_TILES] = {GPU_K_matmul, GPU_K_matmul_ln};
+
+    if (g->few)
+        return variants_of(g)->core == RUN_CORE_SHARED ? GPU_K_matvec_few : GPU_K_matvec_few_sg;
+    return kernels[tile_of(g)];
+}
+
+#define PUT(g, k, spec, binds, push, ...)                                                  \
+    run_dispatch((g)->prog, k, &(spec), sizeof(spec), 1, binds, COR_COUNT(binds), &(push), \
+                 (const struct run_dim[3]){__VA_ARGS__})
+
+static const struct push_none no_push;
+
+/* Of the next dispatch. */
+static inline void cost(const struct run_graph *g, struct gpu_cost c)
+{
+    run_cost(g->prog, &c);
+}
+
+/* Bytes of an element of the cache. */
+static inline uint32_t element(bool f16)
+{
+    return f16 ? 2 : 4;
+}
+
+#endif
