@@ -52,8 +52,8 @@ uint dst_row0;
 PUSH_END(push_rows, 4)
 
 /* router_one: out0, n_rows, n_groups as matvec_norm. next is the index of the dispatch behind it; that one
- * and all later ones are emptied when an expert is absent. after: the first dispatch that needs all experts; a
- * partial step ends before it. */
+ * and all later ones are emptied when an expert is absent. after: the first dispatch that needs all experts;
+ * a partial step ends before it. */
 PUSH_BEGIN(push_router)
 uint out0, n_rows, n_groups, layer, next, after;
 PUSH_END(push_router, 24)
