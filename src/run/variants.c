@@ -53,7 +53,8 @@ bool run_variants_usable(const struct run_variants *v, const struct gpu_caps *ca
 {
     return v->core < RUN_CORES && v->tile < RUN_TILES && v->rows >= 1 && v->rows <= ROWS_MAX &&
            v->lanes >= 1 && v->lanes <= caps->max_wg && (v->core != RUN_CORE_SUBGROUP || caps->subgroup) &&
-           ((v->core != RUN_CORE_LANES && v->tile != RUN_TILE_LANES) || caps->broadcast);
+           ((v->core != RUN_CORE_LANES && v->tile != RUN_TILE_LANES) ||
+            (caps->broadcast && caps->subgroup_size <= RUN_NARROW)); /* GPUs would spill registers */
 }
 
 static bool parse_value(const struct field *f, const char *text, size_t n, uint32_t *value)
