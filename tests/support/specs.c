@@ -99,6 +99,9 @@ static void add_matrices(struct list *l, const struct bench_shape *s, enum mdl_t
     ADD(l, matvec_norm, f, "", o);
     o.wg = SUBGROUP;
     ADD(l, matvec_norm_sg, f, "", o);
+    o.rows = 4 * SUBGROUP;
+    if (l->shape == SPECS_EMO)
+        ADD(l, matvec_norm_ln, f, "", o);
     for (int head = 0; head < 2; head++) { /* projections; the one that adds */
         const char *use = head ? "adds" : "";
 
@@ -165,6 +168,8 @@ static void add_experts(struct list *l, const struct bench_shape *s, enum mdl_ty
     ADD(l, expert_gate_up_sg_arr, f, "", team);
     ADD(l, expert_down_sum, f, "", down);
     ADD(l, expert_down_sum_sg, f, "", team);
+    if (l->shape == SPECS_EMO)
+        ADD(l, expert_down_sum_ln, f, "", lanes);
     down.shared = team.shared = 0;
     ADD(l, expert_down_arr, f, "", down);
     ADD(l, expert_down_sg_arr, f, "", team);
@@ -289,6 +294,9 @@ static void add_rest(struct list *l, const struct bench_shape *s)
     ADD(l, router_one, "", "", one);
     one.wg = SUBGROUP;
     ADD(l, router_one_sg, "", "", one);
+    one.rows = 4 * SUBGROUP;
+    if (l->shape == SPECS_EMO)
+        ADD(l, router_one_ln, "", "", one);
     ADD(l, group, "", "", group);
     ADD(l, swiglu, "", "", swiglu);
     ADD(l, combine, "", "", combine);
