@@ -239,7 +239,7 @@ static void test_profile(void **state)
     decode = strstr(timed.err, "\ndecode: ");
     assert_true(prefill && decode && prefill < decode);
     assert_non_null(strstr(prefill, "  group "));
-    assert_non_null(strstr(decode, "  router_one "));
+    assert_non_null(strstr(decode, "  router_one"));
     assert_null(strstr(decode, "  group ")); /* tables begin anew */
     cli_result_free(&plain);
     cli_result_free(&timed);

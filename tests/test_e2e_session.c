@@ -151,7 +151,8 @@ static void check_prefill(bool f16)
 static void test_short_chunks(void **state)
 {
     enum { N_SHORT = 16 };
-    static const char *const variants[] = {"core=shared,tile=shared", "core=subgroup,tile=shared"};
+    static const char *const variants[] = {"core=shared,rows=4,tile=shared",
+                                           "core=subgroup,rows=4,tile=shared"};
     static const uint32_t steps[] = {2, 4, 8};
     const struct device_case kept = shared_case;
 

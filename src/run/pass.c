@@ -51,10 +51,11 @@ static struct run_graph graph_of(struct run_program *prog, const struct run_mode
                               .by_layer = kind == BY_LAYER};
 }
 
-/* Tiles of rows on lanes are narrow enough. */
+/* Tiles of rows on lanes are narrow enough, and narrow devices, whose mat-vec takes more rows at once, would
+ * pay for a program more than they gain. */
 static bool wants_few(const struct run_model *m, const struct run_state *s)
 {
-    return s->chunk > 1 && m->variants.tile == RUN_TILE_SHARED;
+    return s->chunk > 1 && m->variants.tile == RUN_TILE_SHARED && m->variants.rows <= 4;
 }
 
 static enum vkmoe_status record_pass(struct run_pass *p, struct run_program *prog, enum kind kind,
