@@ -208,13 +208,15 @@ static void check_fast(enum mdl_type type)
 {
     static const char *const caps[] = {NULL, "-dot8"};
     double nll[COR_COUNT(caps)], exact = exact_nll[type], n = 0, ratio;
+    bool slow = false; /* test_kernels_dot compares the bits there, too */
     struct device_case c;
 
     assert_true(exact > 0); /* of the test before */
 
-    for (uint32_t i = 0; i < COR_COUNT(caps); i++) {
+    for (uint32_t i = 0; i < COR_COUNT(caps) && !slow; i++) {
         device_open(&c, model_path(type), &(struct device_params){.caps = caps[i]});
-        n = device_slow(&c) ? N_FEW_SLOW : N_FEW;
+        slow = device_slow(&c);
+        n = slow ? N_FEW_SLOW : N_FEW;
         nll[i] = score_fast(&c, &n);
         device_close(&c);
     }
@@ -223,7 +225,8 @@ static void check_fast(enum mdl_type type)
                   mdl_type_find(type)->name, n, exp(nll[0] / n), exp(exact / n), 100 * ratio);
     assert_true(fabs(ratio) <= 1e-3);
     assert_true(nll[0] != exact); /* it was on */
-    assert_true(nll[0] == nll[1]);
+    if (!slow)
+        assert_true(nll[0] == nll[1]);
 }
 
 static void test_fast_q8_0(void **state)

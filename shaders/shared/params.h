@@ -58,8 +58,8 @@ PUSH_BEGIN(push_router)
 uint out0, n_rows, n_groups, layer, next, after;
 PUSH_END(push_router, 24)
 
-/* group: as router_one; of the dispatches from tiles0 on, n_tiles get the number of tiles as their y; gap others
- * stand between the first half of these and the second. */
+/* group: as router_one; of the dispatches from tiles0 on, n_tiles get the number of tiles as their y; gap
+ * others stand between the first half of these and the second. */
 PUSH_BEGIN(push_group)
 uint layer, next, after, tiles0, n_tiles, gap;
 PUSH_END(push_group, 24)

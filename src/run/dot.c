@@ -71,12 +71,19 @@ uint64_t run_dot_row_bytes(uint32_t k)
     return (uint64_t)((k / BLOCK * 10 + 3) & ~3u) * 4 + (k < BLOCK ? 16 : 0); /* never nothing */
 }
 
+/* The session allows rounding, and it pays: with rows on lanes one token is faster by the exact kernels,
+ * which are fused (docs/SPEED.md). */
+static bool wanted(const struct run_graph *g)
+{
+    return g->state->fast_math && (g->many || g->model->variants.core != RUN_CORE_LANES);
+}
+
 bool run_dot_takes(const struct run_graph *g, const struct run_linear *l)
 {
     for (uint32_t i = 0; i < l->n; i++)
         if (!row_fits(l->m[i].type, l->m[i].cols))
             return false;
-    return g->state->fast_math && l->n;
+    return wanted(g) && l->n;
 }
 
 bool run_dot_takes_experts(const struct run_graph *g, uint32_t layer)
@@ -84,7 +91,7 @@ bool run_dot_takes_experts(const struct run_graph *g, uint32_t layer)
     const struct run_expert_layout *at = &g->model->pool.layout[layer];
     const struct mdl_config *c = &g->model->mdl->config;
 
-    return g->state->fast_math && at->gate == at->up && at->gate == at->down && row_fits(at->gate, c->dim) &&
+    return wanted(g) && at->gate == at->up && at->gate == at->down && row_fits(at->gate, c->dim) &&
            row_fits(at->down, c->ff_expert);
 }
 
