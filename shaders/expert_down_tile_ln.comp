@@ -26,6 +26,7 @@ layout(std430, set = 0, binding = 3) writeonly restrict buffer Y { float data[];
 #define LOAD_X4(i) x4.data[i]
 #define X_ALIGNED (FF % 4u == 0u)
 #include "lib/lanes.glsl"
+#include "lib/pairs.glsl"
 
 void put(uint row, uvec4 pair, uint n, vec4 v)
 {
@@ -46,8 +47,7 @@ void main()
     if (!segment_open(tiles.data[tile + TILE_SLOT], base))
         return;
     for (uint i = 0u; i < n_pairs; i += 4u) {
-        uvec4 at = first + min(i + FOUR, uvec4(n_pairs - 1u));
-        uvec4 pair = uvec4(pairs.data[at.x], pairs.data[at.y], pairs.data[at.z], pairs.data[at.w]);
+        uvec4 pair = pairs4(first, i, n_pairs);
         uint n = min(n_pairs - i, 4u);
         mat4 a, b;
         lanes_dot4(FMT_DOWN, base + DOWN_OFF, row_bytes(FMT_DOWN, FF), row0, DIM, FF, pair * FF, a, b);

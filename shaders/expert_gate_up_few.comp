@@ -29,14 +29,8 @@ layout(std430, set = 0, binding = 3) writeonly restrict buffer Y { float data[];
 #define X_ALIGNED (DIM % 4u == 0u)
 #include "lib/rows.glsl"
 #include "lib/few.glsl"
+#include "lib/pairs.glsl"
 #include "lib/math.glsl"
-
-/* Pairs first + i .. first + i + 3 of the list, those behind its end are the last. */
-uvec4 pairs4(uint first, uint i, uint n)
-{
-    uvec4 at = first + min(i + FOUR, uvec4(n - 1u));
-    return uvec4(pairs.data[at.x], pairs.data[at.y], pairs.data[at.z], pairs.data[at.w]);
-}
 
 void main()
 {

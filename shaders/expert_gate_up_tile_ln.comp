@@ -26,6 +26,7 @@ layout(std430, set = 0, binding = 3) writeonly restrict buffer H { float data[];
 #define LOAD_X4(i) x4.data[i]
 #define X_ALIGNED (DIM % 4u == 0u)
 #include "lib/lanes.glsl"
+#include "lib/pairs.glsl"
 #include "lib/math.glsl"
 
 void put(uint row, uvec4 pair, uint n, vec4 gate, vec4 up)
@@ -47,8 +48,7 @@ void main()
     if (!segment_open(tiles.data[tile + TILE_SLOT], base))
         return;
     for (uint i = 0u; i < n_pairs; i += 4u) {
-        uvec4 at = first + min(i + FOUR, uvec4(n_pairs - 1u));
-        uvec4 pair = uvec4(pairs.data[at.x], pairs.data[at.y], pairs.data[at.z], pairs.data[at.w]);
+        uvec4 pair = pairs4(first, i, n_pairs);
         uvec4 x_at = pair / K_USED * DIM;
         uint n = min(n_pairs - i, 4u);
         mat4 gate_a, gate_b, up_a, up_b;

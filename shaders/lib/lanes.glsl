@@ -8,6 +8,7 @@
 #define LIB_LANES_GLSL
 
 #include "lib/dequant.glsl"
+#include "lib/input.glsl"
 
 /* Up to eight words of one row: `quads` groups of four elements, and their scale. */
 struct chunk {
@@ -83,13 +84,6 @@ vec4 chunk_quad(uint format, chunk v, uint g)
         r = unsigned_bytes((g < 4u ? v.a[g & 3u] : v.a[g & 3u] >> 4) & 0x0f0f0f0fu) - 8.0;
     }
     return r;
-}
-
-vec4 load_x4(uint i)
-{
-    if (X_ALIGNED)
-        return LOAD_X4(i / 4u);
-    return vec4(LOAD_X(i), LOAD_X(i + 1u), LOAD_X(i + 2u), LOAD_X(i + 3u));
 }
 
 /* Elements of a chunk of the input, from element i on: group g of four in lane g, any in lanes behind. */

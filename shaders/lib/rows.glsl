@@ -14,6 +14,7 @@
 #include "lib/lanes.glsl"
 #else
 #include "lib/dequant.glsl"
+#include "lib/input.glsl"
 
 /* This lane's place among those of the team; idle: not in the team. Lanes of a subgroup are counted, so that
  * one of any size and shape is served. */
@@ -45,13 +46,6 @@ vec4 rows_reduce(vec4 v)
     return reduce_add4(v);
 }
 #endif
-
-vec4 load_x4(uint i)
-{
-    if (X_ALIGNED)
-        return LOAD_X4(i / 4u);
-    return vec4(LOAD_X(i), LOAD_X(i + 1u), LOAD_X(i + 2u), LOAD_X(i + 3u));
-}
 
 /* Input elements start + 8 * unit ..; zeros from start + n on, even where weights there would be zero: 0 *
  * NaN. */

@@ -280,40 +280,35 @@ uint32_t bench_lanes(const struct bench_maker *m)
     return m->env->variants.lanes;
 }
 
+/* What kernels of this name are forms of. */
+static enum run_core core_of(const struct bench_maker *m)
+{
+    return named(m, "_ln") ? RUN_CORE_LANES : named(m, "_sg") ? RUN_CORE_SUBGROUP : RUN_CORE_SHARED;
+}
+
+static enum run_tile tile_of(const struct bench_maker *m)
+{
+    return named(m, "_ln") ? RUN_TILE_LANES : named(m, "_few") ? RUN_TILE_FEW : RUN_TILE_SHARED;
+}
+
 uint32_t bench_rows(const struct bench_maker *m)
 {
-    return named(m, "_ln") ? 4 * m->env->caps->subgroup_size : m->env->variants.rows;
+    return run_core_rows(core_of(m), &m->env->variants, m->env->caps);
 }
 
 uint32_t bench_row_lanes(const struct bench_maker *m, uint32_t k)
 {
-    uint32_t wg = m->env->caps->subgroup_size <= RUN_NARROW ? 8 : 32, most = wg == 8 ? 8 : 128;
-
-    if (named(m, "_ln") || named(m, "_sg"))
-        return m->env->caps->subgroup_size;
-    while (wg < most && wg * 8 < k)
-        wg *= 2;
-    return wg;
+    return run_core_lanes(core_of(m), m->env->caps, k);
 }
 
 uint32_t bench_tile_rows(const struct bench_maker *m)
 {
-    return named(m, "_ln") ? 8 * m->env->caps->subgroup_size : named(m, "_few") ? 4 : TILE_ROWS;
+    return run_tile_rows(tile_of(m), m->env->caps);
 }
 
 uint32_t bench_tile_lanes(const struct bench_maker *m, uint32_t k)
 {
-    return named(m, "_ln") ? m->env->caps->subgroup_size : named(m, "_few") ? bench_row_lanes(m, k) : 128;
-}
-
-uint32_t bench_aligned(enum mdl_type t, uint64_t row_bytes, uint64_t at)
-{
-    const struct mdl_type_info *info = mdl_type_find(t);
-    const uint64_t all = row_bytes | at;
-
-    if (info->block_elems == 1 && all % 16 == 0)
-        return 2;
-    return all % 4 == 0 && (info->block_elems == 1 || info->block_bytes % 4 == 0);
+    return run_tile_lanes(tile_of(m), core_of(m), m->env->caps, k);
 }
 
 /* ---- comparing

@@ -72,8 +72,6 @@ uint32_t bench_rows(const struct bench_maker *m);
 uint32_t bench_row_lanes(const struct bench_maker *m, uint32_t k);
 uint32_t bench_tile_rows(const struct bench_maker *m);
 uint32_t bench_tile_lanes(const struct bench_maker *m, uint32_t k);
-/* at: a byte that a row starts at. */
-uint32_t bench_aligned(enum mdl_type t, uint64_t row_bytes, uint64_t at);
 
 static inline uint32_t bench_div_up(uint32_t a, uint32_t b)
 {

@@ -2,6 +2,7 @@
 #include <string.h>
 
 #include "bench/kernels.h"
+#include "cli/bench_device.h"
 #include "cli/cli.h"
 #include "core/os.h"
 
@@ -123,12 +124,8 @@ static int run(const struct cli_cmd *cmd, int argc, char **argv)
          0},
         {"--type", CLI_STR, &type_name, "T", "format of the weights (default q4_0), or all", 0, 0},
         {"-o|--format", CLI_STR, &printer.format, "FORMAT", "text (default), md, csv or json", 0, 0},
-        {"-dev|--device", CLI_STR, &dp.device, "NAME", "index or part of a name (default: the best one)", 0,
-         0},
-        {"--caps", CLI_STR, &dp.caps, "LIST", "use less of the device than it has (docs/DEVICES.md)", 0, 0},
         {"--variants", CLI_STR, &dp.variants, "LIST", "as rows=4,lanes=64 (docs/DEVICES.md)", 0, 0},
-        {"--shader-dir", CLI_STR, &dp.shader_dir, "DIR", "kernels from DIR/KERNEL.spv where it exists", 0, 0},
-        {"--validation", CLI_FLAG, &dp.validation, NULL, "run under the Vulkan validation layer", 0, 0},
+        CLI_BENCH_DEVICE_OPTS(dp),
         {NULL, CLI_FLAG, NULL, NULL, NULL, 0, 0},
     };
     struct bench_device d = {0};

@@ -2,6 +2,7 @@
 #include <string.h>
 
 #include "bench/peak.h"
+#include "cli/bench_device.h"
 #include "cli/cli.h"
 #include "core/os.h"
 
@@ -68,13 +69,8 @@ static int run(const struct cli_cmd *cmd, int argc, char **argv)
 {
     struct options o = {.format = "md"};
     const struct cli_opt opts[] = {
-        {"-dev|--device", CLI_STR, &o.p.device, "NAME", "index or part of a name (default: the best one)", 0,
-         0},
         {"-o|--format", CLI_STR, &o.format, "FORMAT", "md (default) or json", 0, 0},
-        {"--caps", CLI_STR, &o.p.caps, "LIST", "use less of the device than it has (docs/DEVICES.md)", 0, 0},
-        {"--shader-dir", CLI_STR, &o.p.shader_dir, "DIR", "kernels from DIR/KERNEL.spv where it exists", 0,
-         0},
-        {"--validation", CLI_FLAG, &o.p.validation, NULL, "run under the Vulkan validation layer", 0, 0},
+        CLI_BENCH_DEVICE_OPTS(o.p),
         {NULL, CLI_FLAG, NULL, NULL, NULL, 0, 0},
     };
     struct bench_device d = {0};

@@ -2,6 +2,7 @@
 #include <string.h>
 
 #include "bench/selftest.h"
+#include "cli/bench_device.h"
 #include "cli/cli.h"
 #include "core/os.h"
 
@@ -95,14 +96,10 @@ static int run(const struct cli_cmd *cmd, int argc, char **argv)
     struct bench_selftest_params p = {.finding = finding, .progress = progress, .user = &r};
     struct bench_device_params dp = {0};
     const struct cli_opt opts[] = {
-        {"-dev|--device", CLI_STR, &dp.device, "NAME", "index or part of a name (default: the best one)", 0,
-         0},
         {"--json", CLI_FLAG, &r.json, NULL, "one JSON object on standard output", 0, 0},
         {"--filter", CLI_STR, &p.only, "PARTS", "only kernels with one of these parts, as matvec,expert", 0,
          0},
-        {"--caps", CLI_STR, &dp.caps, "LIST", "use less of the device than it has (docs/DEVICES.md)", 0, 0},
-        {"--shader-dir", CLI_STR, &dp.shader_dir, "DIR", "kernels from DIR/KERNEL.spv where it exists", 0, 0},
-        {"--validation", CLI_FLAG, &dp.validation, NULL, "run under the Vulkan validation layer", 0, 0},
+        CLI_BENCH_DEVICE_OPTS(dp),
         {NULL, CLI_FLAG, NULL, NULL, NULL, 0, 0},
     };
     struct bench_device d = {0};

@@ -1,27 +1,16 @@
 #include "run/dot.h"
 
-#include "run/cost.h"
+#include "run/record.h"
 
 #define BLOCK      32u
 #define BLOCKS_MAX 8u   /* that one lane keeps in registers */
 #define LANES_MAX  128u /* a workgroup of the base */
-#define NARROW     16u  /* subgroups up to this size: lanes that run one after the other or nearly so */
 
 /* How a kernel is cut for rows of k elements. */
 struct cut {
     uint32_t wg, rows, lanes, blocks, tokens;
     bool wide;
 };
-
-static const struct gpu_caps *caps_of(const struct run_graph *g)
-{
-    return gpu_device_caps(g->model->dev);
-}
-
-static uint32_t div_up(uint32_t a, uint32_t b)
-{
-    return (a + b - 1) / b;
-}
 
 static uint32_t power_of_two(uint32_t n)
 {
@@ -43,7 +32,7 @@ static uint32_t most(uint32_t a, uint32_t b)
 static struct cut cut_for(const struct run_graph *g, uint32_t k, bool aligned, bool many)
 {
     const struct gpu_caps *caps = caps_of(g);
-    bool narrow = caps->subgroup_size <= NARROW;
+    bool narrow = caps->subgroup_size <= RUN_NARROW;
     uint32_t n = k / BLOCK;
     struct cut c = {.wg = caps->subgroup ? caps->subgroup_size : narrow ? 8 : 32, .tokens = many ? 4 : 1};
 
@@ -100,7 +89,7 @@ void run_dot_quantise(const struct run_graph *g, struct gpu_bind in, struct gpu_
 {
     const struct push_none push = {0};
     const struct spec_quant_x spec = {
-        .wg = caps_of(g)->subgroup_size <= NARROW ? 8 : 32, .k = k, .k_stride = k};
+        .wg = caps_of(g)->subgroup_size <= RUN_NARROW ? 8 : 32, .k = k, .k_stride = k};
     const struct gpu_bind binds[] = {in, out};
     const struct run_dim grid[3] = {run_fixed(div_up(k / BLOCK, spec.wg)), y, z};
     const struct gpu_cost cost = run_cost_words((uint64_t)k * (z.mode == DIM_FIXED ? z.a : 1) * 21 / 16, 0,
@@ -117,7 +106,7 @@ static enum gpu_kernel best(const struct run_graph *g, enum gpu_kernel hw, enum 
 {
     const struct gpu_caps *caps = caps_of(g);
 
-    if (gpu_kernel_usable(g->model->dev, hw) && (caps->dot8_fast || caps->subgroup_size <= NARROW))
+    if (gpu_kernel_usable(g->model->dev, hw) && (caps->dot8_fast || caps->subgroup_size <= RUN_NARROW))
         return hw;
     return gpu_kernel_usable(g->model->dev, sg) ? sg : base;
 }

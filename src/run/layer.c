@@ -65,7 +65,7 @@ static void matrix_piece(const struct run_graph *g, const struct run_matrix *m, 
         .row_bytes = (uint32_t)m->row_bytes,
         .add = u->add,
         .rows = u->many ? tile_rows(g) : matvec_rows(g),
-        .aligned = alignment(m->type, m->row_bytes, 0),
+        .aligned = run_alignment(m->type, m->row_bytes, 0),
         .count_rows = u->count_rows,
     };
     const struct push_mat push = {.out0 = out0 + p->row0, .n_rows = p->n_rows, .w_off = 0};
@@ -142,7 +142,7 @@ static void add_and_norm(const struct run_graph *g, const struct run_matrix *m, 
         .format = m->type,
         .row_bytes = (uint32_t)m->row_bytes,
         .rows = matvec_rows(g),
-        .aligned = alignment(m->type, m->row_bytes, 0),
+        .aligned = run_alignment(m->type, m->row_bytes, 0),
         .eps_bits = f32_bits(c->rms_eps),
     };
 
@@ -349,9 +349,9 @@ static struct spec_expert expert_spec(const struct run_graph *g, uint32_t layer,
     const struct run_expert_layout *at = &pool->layout[layer];
     uint32_t aligned =
         step == GATE_UP
-            ? min32(alignment(at->gate, mdl_row_bytes(at->gate, c->dim), pool->slot_bytes),
-                    alignment(at->up, mdl_row_bytes(at->up, c->dim), pool->slot_bytes | at->up_off))
-            : alignment(at->down, mdl_row_bytes(at->down, c->ff_expert), pool->slot_bytes | at->down_off);
+            ? min32(run_alignment(at->gate, mdl_row_bytes(at->gate, c->dim), pool->slot_bytes),
+                    run_alignment(at->up, mdl_row_bytes(at->up, c->dim), pool->slot_bytes | at->up_off))
+            : run_alignment(at->down, mdl_row_bytes(at->down, c->ff_expert), pool->slot_bytes | at->down_off);
     bool shared = c->n_shared && fuses_experts(g, layer);
 
     uint32_t k = step == GATE_UP ? c->dim : c->ff_expert;
@@ -537,7 +537,7 @@ static void route_one(const struct run_graph *g, uint32_t layer, uint32_t n_part
         .format = m->type,
         .row_bytes = (uint32_t)m->row_bytes,
         .rows = matvec_rows(g),
-        .aligned = alignment(m->type, m->row_bytes, 0),
+        .aligned = run_alignment(m->type, m->row_bytes, 0),
     };
     const uint32_t next = g->prog->n_dispatches + m->n_pieces;
 
@@ -738,8 +738,21 @@ static void experts_of_one(const struct run_graph *g, uint32_t layer)
     run_barrier(g->prog, GPU_BARRIER_COMPUTE);
 }
 
-/* The same where not all matrices can be bound at once, the shared expert is not like the others, or outputs
- * of single experts are watched. */
+/* The experts' second step, the shared expert's, and their sum, each a dispatch. */
+static void down_and_sum(const struct run_graph *g, uint32_t layer)
+{
+    quantise_hidden(g, layer);
+    expert_step(g, layer, DOWN);
+    shared_down(g, layer);
+    run_barrier(g->prog, GPU_BARRIER_COMPUTE);
+    if (g->state->sums)
+        show_sums(g, layer);
+    combine(g);
+    run_barrier(g->prog, GPU_BARRIER_COMPUTE);
+}
+
+/* What experts_of_one does, where not all matrices can be bound at once, the shared expert is not like the
+ * others, or outputs of single experts are watched. */
 static void experts_of_one_apart(const struct run_graph *g, uint32_t layer)
 {
     const struct run_layer_weights *w = &g->model->weights.layers[layer];
@@ -757,14 +770,7 @@ static void experts_of_one_apart(const struct run_graph *g, uint32_t layer)
         swiglu(g);
         run_barrier(g->prog, GPU_BARRIER_COMPUTE);
     }
-    quantise_hidden(g, layer);
-    expert_step(g, layer, DOWN);
-    shared_down(g, layer);
-    run_barrier(g->prog, GPU_BARRIER_COMPUTE);
-    if (g->state->sums)
-        show_sums(g, layer);
-    combine(g);
-    run_barrier(g->prog, GPU_BARRIER_COMPUTE);
+    down_and_sum(g, layer);
     norm(g, norm_before(g, layer + 1), false, DIM_1);
     run_barrier(g->prog, GPU_BARRIER_COMPUTE);
 }
@@ -775,14 +781,7 @@ static void experts_of_many(const struct run_graph *g, uint32_t layer)
     run_barrier(g->prog, GPU_BARRIER_ARGS);
     expert_step(g, layer, GATE_UP);
     run_barrier(g->prog, GPU_BARRIER_COMPUTE);
-    quantise_hidden(g, layer);
-    expert_step(g, layer, DOWN); /* the dispatches of both steps stand together: group sets their grids */
-    shared_down(g, layer);
-    run_barrier(g->prog, GPU_BARRIER_COMPUTE);
-    if (g->state->sums)
-        show_sums(g, layer);
-    combine(g);
-    run_barrier(g->prog, GPU_BARRIER_COMPUTE);
+    down_and_sum(g, layer); /* the dispatches of both steps stand together: group sets their grids */
 }
 
 void run_record_experts(const struct run_graph *g, uint32_t layer)

@@ -1,5 +1,5 @@
 /* What the dispatches of the pass have in common: how they are bound, how work is cut into workgroups on this
- * device, and which of several kernels it takes. Only run/layer.c includes it. */
+ * device, and which of several kernels it takes. For run/layer.c and run/dot.c alone. */
 #ifndef RUN_RECORD_H
 #define RUN_RECORD_H
 
@@ -9,7 +9,6 @@
 #include "run/layer.h"
 
 #define TILE_WG     128u /* mat-mul, expert tiles and attention of many have no other size */
-#define FEW_ROWS    4u   /* matrix rows per workgroup of kernels for few tokens */
 #define MATVEC_UNIT 8u   /* elements that one lane takes at a time */
 
 static inline uint32_t f32_bits(float f)
@@ -76,57 +75,38 @@ static inline uint32_t lanes(const struct run_graph *g)
     return variants_of(g)->lanes;
 }
 
-/* Devices whose lanes run one after the other: a few are better than many that idle. */
+/* Where more lanes would idle. */
 static inline uint32_t few_lanes(const struct run_graph *g)
 {
-    return caps_of(g)->subgroup_size <= RUN_NARROW ? 8 : 32;
+    return run_few_lanes(caps_of(g));
 }
 
 /* Matrix rows per workgroup of mat-vec kernels. */
 static inline uint32_t matvec_rows(const struct run_graph *g)
 {
-    return variants_of(g)->core == RUN_CORE_LANES ? 4 * caps_of(g)->subgroup_size : variants_of(g)->rows;
+    return run_core_rows(variants_of(g)->core, variants_of(g), caps_of(g));
 }
 
-/* Workgroup of mat-vec kernels for rows of k elements: one subgroup; without one as many lanes as a row has
- * units, within 128, on narrow devices 8. */
+/* Workgroup of mat-vec kernels for rows of k elements. */
 static inline uint32_t row_lanes(const struct run_graph *g, uint32_t k)
 {
-    uint32_t wg = few_lanes(g), most = wg == 8 ? 8 : 128;
-
-    if (variants_of(g)->core != RUN_CORE_SHARED)
-        return caps_of(g)->subgroup_size;
-    while (wg < most && wg * MATVEC_UNIT < k)
-        wg *= 2;
-    return wg;
+    return run_core_lanes(variants_of(g)->core, caps_of(g), k);
 }
 
-static inline uint32_t tile_of(const struct run_graph *g)
+static inline enum run_tile tile_of(const struct run_graph *g)
 {
-    return g->few ? (uint32_t)RUN_TILE_FEW : variants_of(g)->tile;
+    return g->few ? RUN_TILE_FEW : (enum run_tile)variants_of(g)->tile;
 }
 
 /* Matrix rows and lanes per workgroup of kernels for many tokens; k: row length. */
 static inline uint32_t tile_rows(const struct run_graph *g)
 {
-    return tile_of(g) == RUN_TILE_LANES ? 8 * caps_of(g)->subgroup_size : g->few ? FEW_ROWS : TILE_ROWS;
+    return run_tile_rows(tile_of(g), caps_of(g));
 }
 
 static inline uint32_t tile_lanes(const struct run_graph *g, uint32_t k)
 {
-    return tile_of(g) == RUN_TILE_LANES ? caps_of(g)->subgroup_size : g->few ? row_lanes(g, k) : TILE_WG;
-}
-
-/* Of unquantised rows: 2 on 16-byte boundaries, 1 on those of words, else 0. at: a byte that one starts at.
- */
-static inline uint32_t alignment(enum mdl_type t, uint64_t row_bytes, uint64_t at)
-{
-    const struct mdl_type_info *info = mdl_type_find(t);
-    uint64_t all = row_bytes | at;
-
-    if (info->block_elems == 1 && all % 16 == 0)
-        return 2;
-    return all % 4 == 0 && (info->block_elems == 1 || info->block_bytes % 4 == 0);
+    return run_tile_lanes(tile_of(g), variants_of(g)->core, caps_of(g), k);
 }
 
 static inline uint32_t min32(uint32_t a, uint32_t b)

@@ -4,7 +4,12 @@
 #include <stdlib.h>
 #include <string.h>
 
-#define ROWS_MAX 8u
+#include "shared/step.h"
+
+#define ROWS_MAX    8u
+#define TILE_WG     128u /* tiles in shared memory have no other size */
+#define FEW_ROWS    4u   /* matrix rows per workgroup of kernels for few tokens */
+#define MATVEC_UNIT 8u   /* elements that one lane takes at a time */
 
 static const char *const cores[RUN_CORES] = {"shared", "subgroup", "lanes"};
 static const char *const tiles[RUN_TILES] = {"shared", "lanes"};
@@ -104,4 +109,51 @@ char *run_variants_text(const struct run_variants *v, char *dst, size_t n)
 {
     snprintf(dst, n, "core=%s,rows=%u,tile=%s,lanes=%u", cores[v->core], v->rows, tiles[v->tile], v->lanes);
     return dst;
+}
+
+/* ---- how work is cut
+ * -------------------------------------------------------------------------------------------- */
+
+uint32_t run_few_lanes(const struct gpu_caps *caps)
+{
+    return caps->subgroup_size <= RUN_NARROW ? 8 : 32;
+}
+
+uint32_t run_core_rows(enum run_core core, const struct run_variants *v, const struct gpu_caps *caps)
+{
+    return core == RUN_CORE_LANES ? 4 * caps->subgroup_size : v->rows;
+}
+
+/* One subgroup; without one as many lanes as a row has units, within 128, on narrow devices 8. */
+uint32_t run_core_lanes(enum run_core core, const struct gpu_caps *caps, uint32_t k)
+{
+    uint32_t wg = run_few_lanes(caps), most = wg == 8 ? 8 : 128;
+
+    if (core != RUN_CORE_SHARED)
+        return caps->subgroup_size;
+    while (wg < most && wg * MATVEC_UNIT < k)
+        wg *= 2;
+    return wg;
+}
+
+uint32_t run_tile_rows(enum run_tile tile, const struct gpu_caps *caps)
+{
+    return tile == RUN_TILE_LANES ? 8 * caps->subgroup_size : tile == RUN_TILE_FEW ? FEW_ROWS : TILE_ROWS;
+}
+
+uint32_t run_tile_lanes(enum run_tile tile, enum run_core core, const struct gpu_caps *caps, uint32_t k)
+{
+    return tile == RUN_TILE_LANES ? caps->subgroup_size
+           : tile == RUN_TILE_FEW ? run_core_lanes(core, caps, k)
+                                  : TILE_WG;
+}
+
+uint32_t run_alignment(enum mdl_type t, uint64_t row_bytes, uint64_t at)
+{
+    const struct mdl_type_info *info = mdl_type_find(t);
+    uint64_t all = row_bytes | at;
+
+    if (info->block_elems == 1 && all % 16 == 0)
+        return 2;
+    return all % 4 == 0 && (info->block_elems == 1 || info->block_bytes % 4 == 0);
 }

@@ -4,6 +4,7 @@
 #define RUN_VARIANTS_H
 
 #include "gpu/device.h"
+#include "model/quant.h"
 
 /* How a workgroup shares out the rows of a matrix times one vector. */
 enum run_core {
@@ -48,5 +49,18 @@ enum vkmoe_status run_variants_parse(struct run_variants *v, const char *list, c
                                      struct vkmoe_err *err);
 /* The same text of all fields; returns dst. */
 char *run_variants_text(const struct run_variants *v, char *dst, size_t n);
+
+/* ---- how work is cut into workgroups: for the pass, measurements and tests alike */
+
+/* Lanes where more would idle: devices whose lanes run one after the other take fewer. */
+uint32_t run_few_lanes(const struct gpu_caps *caps);
+/* Matrix rows and lanes per workgroup of mat-vec kernels with this core; k: row length. */
+uint32_t run_core_rows(enum run_core core, const struct run_variants *v, const struct gpu_caps *caps);
+uint32_t run_core_lanes(enum run_core core, const struct gpu_caps *caps, uint32_t k);
+/* The same of kernels for many vectors. core: of RUN_TILE_FEW. */
+uint32_t run_tile_rows(enum run_tile tile, const struct gpu_caps *caps);
+uint32_t run_tile_lanes(enum run_tile tile, enum run_core core, const struct gpu_caps *caps, uint32_t k);
+/* `aligned` of shared/params.h for rows of row_bytes bytes. at: a byte that one starts at. */
+uint32_t run_alignment(enum mdl_type t, uint64_t row_bytes, uint64_t at);
 
 #endif

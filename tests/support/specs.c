@@ -5,6 +5,7 @@
 
 #include "bench/shapes.h"
 #include "model/quant.h"
+#include "run/variants.h"
 
 static const struct {
     enum bench_shape_id id;
@@ -53,23 +54,9 @@ static uint32_t bits(float f)
 
 #define SUBGROUP 64u /* of RADV; a mat-vec that reduces with it takes one per workgroup */
 
-/* As run/layer.c chooses them. */
 static uint32_t row_lanes(uint32_t k)
 {
-    uint32_t wg = 32;
-
-    while (wg < 128 && wg * 8 < k)
-        wg *= 2;
-    return wg;
-}
-
-static uint32_t alignment(enum mdl_type t)
-{
-    const struct mdl_type_info *info = mdl_type_find(t);
-
-    if (info->block_elems == 1)
-        return 2; /* rows of these models are multiples of 16 bytes */
-    return info->block_bytes % 4 == 0;
+    return run_core_lanes(RUN_CORE_SHARED, &(struct gpu_caps){.subgroup_size = SUBGROUP}, k);
 }
 
 static void add_matrices(struct list *l, const struct bench_shape *s, enum mdl_type t)
@@ -83,14 +70,14 @@ static void add_matrices(struct list *l, const struct bench_shape *s, enum mdl_t
                          .format = t,
                          .row_bytes = (uint32_t)mdl_row_bytes(t, s->dim),
                          .rows = 4,
-                         .aligned = alignment(t)};
+                         .aligned = run_alignment(t, mdl_row_bytes(t, s->dim), 0)};
 
     const struct spec_mat_norm norm = {.k = s->dim,
                                        .dim = s->dim,
                                        .format = t,
                                        .row_bytes = (uint32_t)mdl_row_bytes(t, s->dim),
                                        .rows = 4,
-                                       .aligned = alignment(t),
+                                       .aligned = run_alignment(t, mdl_row_bytes(t, s->dim), 0),
                                        .eps_bits = bits(1e-6f)};
     struct spec_mat_norm o = norm;
 
@@ -139,7 +126,7 @@ static void add_experts(struct list *l, const struct bench_shape *s, enum mdl_ty
                                      .slots_per_seg = 64,
                                      .n_segs = 1,
                                      .rows = 4,
-                                     .aligned = alignment(t),
+                                     .aligned = run_alignment(t, mdl_row_bytes(t, s->dim), 0),
                                      .eps_bits = bits(1e-6f)};
     struct spec_expert up = base, down = base, tile = base, team = base, lanes = base;
 
