@@ -5,6 +5,7 @@
 #include <stdio.h>
 #include <string.h>
 
+#include "core/fnv.h"
 #include "core/os.h"
 #include "gpu/internal.h"
 
@@ -22,17 +23,6 @@ struct cache_head {
 };
 _Static_assert(sizeof(struct cache_head) == 88, "the cache header has holes");
 
-static uint64_t fnv(uint64_t h, const void *data, size_t n)
-{
-    const uint8_t *p = data;
-
-    for (size_t i = 0; i < n; i++)
-        h = (h ^ p[i]) * 0x100000001b3u;
-    return h;
-}
-
-#define FNV_START 0xcbf29ce484222325u
-
 static void make_head(struct cache_head *h, const struct gpu_phys *p, const void *data, uint64_t bytes)
 {
     memset(h, 0, sizeof(*h));
@@ -44,17 +34,17 @@ static void make_head(struct cache_head *h, const struct gpu_phys *p, const void
     memcpy(h->device_uuid, p->device_uuid, VK_UUID_SIZE);
     memcpy(h->cache_uuid, p->props.pipelineCacheUUID, VK_UUID_SIZE);
     h->bytes = bytes;
-    h->sum = fnv(FNV_START, data, (size_t)bytes);
+    h->sum = cor_fnv(COR_FNV_START, data, (size_t)bytes);
 }
 
 static uint64_t file_key(const struct gpu_phys *p)
 {
-    uint64_t h = fnv(FNV_START, p->props.deviceName, strlen(p->props.deviceName));
+    uint64_t h = cor_fnv(COR_FNV_START, p->props.deviceName, strlen(p->props.deviceName));
 
-    h = fnv(h, &p->props.vendorID, sizeof(p->props.vendorID));
-    h = fnv(h, &p->props.deviceID, sizeof(p->props.deviceID));
-    h = fnv(h, p->device_uuid, VK_UUID_SIZE);
-    return fnv(h, p->info.driver, strlen(p->info.driver));
+    h = cor_fnv(h, &p->props.vendorID, sizeof(p->props.vendorID));
+    h = cor_fnv(h, &p->props.deviceID, sizeof(p->props.deviceID));
+    h = cor_fnv(h, p->device_uuid, VK_UUID_SIZE);
+    return cor_fnv(h, p->info.driver, strlen(p->info.driver));
 }
 
 const char *gpu_instance_cache_dir(const struct gpu_instance *inst)
@@ -78,11 +68,11 @@ void gpu_instance_identity(const struct gpu_instance *inst, uint32_t index, stru
 
 uint64_t gpu_spirv_sum(void)
 {
-    uint64_t h = FNV_START;
+    uint64_t h = COR_FNV_START;
 
     for (uint32_t i = 0; i < gpu_spirv_count; i++) {
-        h = fnv(h, gpu_spirv_modules[i].name, strlen(gpu_spirv_modules[i].name));
-        h = fnv(h, gpu_spirv_modules[i].words, gpu_spirv_modules[i].n_words * sizeof(uint32_t));
+        h = cor_fnv(h, gpu_spirv_modules[i].name, strlen(gpu_spirv_modules[i].name));
+        h = cor_fnv(h, gpu_spirv_modules[i].words, gpu_spirv_modules[i].n_words * sizeof(uint32_t));
     }
     return h;
 }
@@ -167,7 +157,7 @@ enum vkmoe_status gpu_cache_open(struct gpu_device *dev, struct vkmoe_err *err)
     if (data) {
         ci.initialDataSize = n - sizeof(struct cache_head);
         ci.pInitialData = data + sizeof(struct cache_head);
-        dev->cache_sum = fnv(FNV_START, ci.pInitialData, ci.initialDataSize);
+        dev->cache_sum = cor_fnv(COR_FNV_START, ci.pInitialData, ci.initialDataSize);
     }
     if ((r = VK_CALL(dev->fn.vkCreatePipelineCache(dev->vk, &ci, NULL, &dev->cache))) != VK_SUCCESS) {
         dev->cache = VK_NULL_HANDLE;

@@ -27,7 +27,7 @@ static void norm(const struct run_graph *g, const struct run_matrix *w, bool fro
     const struct mdl_config *c = config_of(g);
     const struct run_state *s = g->state;
     const struct spec_rmsnorm spec = {
-        .wg = norm_lanes(g), .dim = c->dim, .eps_bits = f32_bits(c->rms_eps), .from_row0 = from_row0};
+        .wg = norm_lanes(g), .dim = c->dim, .eps_bits = cor_float_bits(c->rms_eps), .from_row0 = from_row0};
     const struct gpu_bind binds[] = {whole(s->state), act(g, &s->x), weights(g, &w->pieces[0]),
                                      act(g, &s->xn)};
 
@@ -143,7 +143,7 @@ static void add_and_norm(const struct run_graph *g, const struct run_matrix *m, 
         .row_bytes = (uint32_t)m->row_bytes,
         .rows = matvec_rows(g),
         .aligned = run_alignment(m->type, m->row_bytes, 0),
-        .eps_bits = f32_bits(c->rms_eps),
+        .eps_bits = cor_float_bits(c->rms_eps),
     };
 
     for (uint32_t i = 0; i < m->n_pieces; i++) {
@@ -199,7 +199,7 @@ static void attention(const struct run_graph *g, uint32_t layer)
         .head_dim = c->head_dim,
         .n_heads = c->n_heads,
         .n_kv = c->n_kv_heads,
-        .scale_bits = f32_bits((float)(1.0 / sqrt(c->head_dim))),
+        .scale_bits = cor_float_bits((float)(1.0 / sqrt(c->head_dim))),
         .k_f16 = s->k_f16,
         .v_f16 = s->v_f16,
         .n_splits = s->n_splits,
@@ -228,7 +228,7 @@ static void route(const struct run_graph *g, uint32_t layer)
         .n_experts = c->n_experts,
         .k_used = c->n_experts_used,
         .norm = c->norm_topk,
-        .scale_bits = f32_bits(c->expert_scale),
+        .scale_bits = cor_float_bits(c->expert_scale),
     };
     const struct push_layer push = {.layer = layer};
     const struct gpu_bind binds[] = {act(g, &s->route), act(g, &s->mask), act(g, &s->sel)};
@@ -373,7 +373,7 @@ static struct spec_expert expert_spec(const struct run_graph *g, uint32_t layer,
         .rows = g->many ? tile_rows(g) : matvec_rows(g),
         .aligned = aligned,
         .shared = shared,
-        .eps_bits = f32_bits(c->rms_eps),
+        .eps_bits = cor_float_bits(c->rms_eps),
     };
 }
 
@@ -532,7 +532,7 @@ static void route_one(const struct run_graph *g, uint32_t layer, uint32_t n_part
         .n_experts = c->n_experts,
         .k_used = c->n_experts_used,
         .norm = c->norm_topk,
-        .scale_bits = f32_bits(c->expert_scale),
+        .scale_bits = cor_float_bits(c->expert_scale),
         .k = m->cols,
         .format = m->type,
         .row_bytes = (uint32_t)m->row_bytes,

@@ -58,6 +58,17 @@ static bool wants_few(const struct run_model *m, const struct run_state *s)
     return s->chunk > 1 && m->variants.tile == RUN_TILE_SHARED && m->variants.rows <= 4;
 }
 
+/* In the order of run_part_attention and run_part_experts. */
+static void record_parts(const struct run_graph *g)
+{
+    run_record_embed(g);
+    for (uint32_t l = 0; l < g->model->mdl->config.n_layers; l++) {
+        run_record_attention(g, l);
+        run_record_experts(g, l);
+    }
+    run_record_head(g, false);
+}
+
 static enum vkmoe_status record_pass(struct run_pass *p, struct run_program *prog, enum kind kind,
                                      const char *name, struct vkmoe_err *err)
 {
@@ -66,12 +77,7 @@ static enum vkmoe_status record_pass(struct run_pass *p, struct run_program *pro
     enum vkmoe_status st = VKMOE_OK;
 
     TRY(run_program_create(prog, p->model->dev, name, part_head(p) + 1, run_count_dispatches(p->model), err));
-    run_record_embed(&g);
-    for (uint32_t l = 0; l < n_layers(p); l++) {
-        run_record_attention(&g, l);
-        run_record_experts(&g, l);
-    }
-    run_record_head(&g, false);
+    record_parts(&g);
     TRY(run_program_finish(prog, &pub, err));
 done:
     return st;
@@ -85,14 +91,8 @@ static void foresee(const struct run_model *m, const struct run_state *s, enum k
     struct vkmoe_err err;
 
     if (run_program_create_dry(&prog, m->dev, 2 * m->mdl->config.n_layers + 2, run_count_dispatches(m),
-                               &err) == VKMOE_OK) {
-        run_record_embed(&g);
-        for (uint32_t l = 0; l < m->mdl->config.n_layers; l++) {
-            run_record_attention(&g, l);
-            run_record_experts(&g, l);
-        }
-        run_record_head(&g, false);
-    }
+                               &err) == VKMOE_OK)
+        record_parts(&g);
     run_program_close(&prog);
 }
 

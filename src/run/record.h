@@ -3,21 +3,12 @@
 #ifndef RUN_RECORD_H
 #define RUN_RECORD_H
 
-#include <string.h>
-
+#include "core/bits.h"
 #include "run/cost.h"
 #include "run/layer.h"
 
 #define TILE_WG     128u /* mat-mul, expert tiles and attention of many have no other size */
 #define MATVEC_UNIT 8u   /* elements that one lane takes at a time */
-
-static inline uint32_t f32_bits(float f)
-{
-    uint32_t u;
-
-    memcpy(&u, &f, sizeof(u));
-    return u;
-}
 
 static inline const struct gpu_caps *caps_of(const struct run_graph *g)
 {

@@ -5,6 +5,7 @@
 #include <string.h>
 
 #include "core/alloc.h"
+#include "core/fnv.h"
 #include "core/log.h"
 #include "core/os.h"
 #include "gpu/kernels.h"
@@ -23,16 +24,6 @@ bool run_tuned_path(char *path, size_t n, const struct gpu_instance *inst, uint3
     gpu_instance_identity(inst, index, &id);
     len = snprintf(path, n, "%s/tuning-%s.txt", dir, id.file);
     return len > 0 && (size_t)len < n;
-}
-
-/* FNV-1a. */
-static uint64_t sum_of(const char *text)
-{
-    uint64_t h = 0xcbf29ce484222325u;
-
-    for (; *text; text++)
-        h = (h ^ (uint8_t)*text) * 0x100000001b3u;
-    return h;
 }
 
 /* The lines that say what the file is for. */
@@ -74,7 +65,7 @@ static const char *parse(struct run_tuned *t, const char *text, const struct gpu
     at += sizeof(MAGIC) - 1;
     if (!take_line(&at, "sum ", sum, sizeof(sum)))
         return "damaged";
-    snprintf(head, sizeof(head), "%016" PRIx64, sum_of(at));
+    snprintf(head, sizeof(head), "%016" PRIx64, cor_fnv(COR_FNV_START, at, strlen(at)));
     if (strcmp(sum, head) != 0)
         return "damaged";
     write_head(head, sizeof(head), inst, index);
@@ -124,7 +115,7 @@ enum vkmoe_status run_tuned_write(const struct run_tuned *t, const struct gpu_in
     }
     write_head(head, sizeof(head), inst, index);
     snprintf(body, sizeof(body), "%soff %s\nvariants %s\n", head, t->off, t->variants);
-    snprintf(first, sizeof(first), MAGIC "sum %016" PRIx64 "\n", sum_of(body));
+    snprintf(first, sizeof(first), MAGIC "sum %016" PRIx64 "\n", cor_fnv(COR_FNV_START, body, strlen(body)));
     TRY(cor_dir_make(gpu_instance_cache_dir(inst), err));
     TRY(cor_out_create(&out, path, err));
     TRY(cor_out_write(out, first, strlen(first), err));

@@ -4,6 +4,7 @@
 #include <string.h>
 
 #include "bench/shapes.h"
+#include "core/bits.h"
 #include "model/quant.h"
 #include "run/variants.h"
 
@@ -44,14 +45,6 @@ static void add(struct list *l, enum gpu_kernel k, const char *format, const cha
 
 #define ADD(l, k, format, use, spec) add(l, GPU_K_##k, format, use, &(spec), sizeof(spec))
 
-static uint32_t bits(float f)
-{
-    uint32_t u;
-
-    memcpy(&u, &f, sizeof(u));
-    return u;
-}
-
 #define SUBGROUP 64u /* of RADV; a mat-vec that reduces with it takes one per workgroup */
 
 static uint32_t row_lanes(uint32_t k)
@@ -78,7 +71,7 @@ static void add_matrices(struct list *l, const struct bench_shape *s, enum mdl_t
                                        .row_bytes = (uint32_t)mdl_row_bytes(t, s->dim),
                                        .rows = 4,
                                        .aligned = run_alignment(t, mdl_row_bytes(t, s->dim), 0),
-                                       .eps_bits = bits(1e-6f)};
+                                       .eps_bits = cor_float_bits(1e-6f)};
     struct spec_mat_norm o = norm;
 
     ADD(l, embed, f, "", embed);
@@ -127,7 +120,7 @@ static void add_experts(struct list *l, const struct bench_shape *s, enum mdl_ty
                                      .n_segs = 1,
                                      .rows = 4,
                                      .aligned = run_alignment(t, mdl_row_bytes(t, s->dim), 0),
-                                     .eps_bits = bits(1e-6f)};
+                                     .eps_bits = cor_float_bits(1e-6f)};
     struct spec_expert up = base, down = base, tile = base, team = base, lanes = base;
 
     up.wg = row_lanes(s->dim);
@@ -238,7 +231,7 @@ static void add_attention(struct list *l, const struct bench_shape *s, uint32_t 
                                    .head_dim = s->head_dim,
                                    .n_heads = s->n_heads,
                                    .n_kv = s->n_kv,
-                                   .scale_bits = bits((float)(1.0 / sqrt(s->head_dim))),
+                                   .scale_bits = cor_float_bits((float)(1.0 / sqrt(s->head_dim))),
                                    .k_f16 = f16,
                                    .v_f16 = f16,
                                    .n_splits = 4096 / ATTN_SPLIT};
@@ -252,13 +245,13 @@ static void add_attention(struct list *l, const struct bench_shape *s, uint32_t 
 static void add_rest(struct list *l, const struct bench_shape *s)
 {
     const struct spec_publish publish = {128};
-    const struct spec_rmsnorm norm = {128, s->dim, bits(1e-6f), 0};
-    const struct spec_router router = {128, s->n_experts, s->k_used, 0, bits(1.0f)};
+    const struct spec_rmsnorm norm = {128, s->dim, cor_float_bits(1e-6f), 0};
+    const struct spec_router router = {128, s->n_experts, s->k_used, 0, cor_float_bits(1.0f)};
     const struct spec_resolve group = {128, s->n_experts, s->k_used};
     struct spec_router_one one = {.wg = row_lanes(s->dim),
                                   .n_experts = s->n_experts,
                                   .k_used = s->k_used,
-                                  .scale_bits = bits(1.0f),
+                                  .scale_bits = cor_float_bits(1.0f),
                                   .k = s->dim,
                                   .format = MDL_F32,
                                   .row_bytes = 4 * s->dim,
