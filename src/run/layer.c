@@ -614,19 +614,17 @@ void run_record_embed(const struct run_graph *g)
     run_part_end(g->prog);
 }
 
-/* x += attention(norm(x)). One token: what ran before has left the norm in xn, and the MoE's norm is left
- * there. */
-static void attend(const struct run_graph *g, uint32_t layer)
+void run_record_keys(const struct run_graph *g, uint32_t layer)
 {
     const struct mdl_config *c = config_of(g);
     const struct run_state *s = g->state;
     const struct run_layer_weights *w = &g->model->weights.layers[layer];
-    uint32_t q = c->n_heads * c->head_dim;
     const struct mat_use to_qkv = {act(g, &s->xn), act(g, &s->qkv), c->dim,
                                    w->qkv.n_out,   .many = g->many, .quantised = act(g, &s->xq)};
-    const struct mat_use to_x = {
-        act(g, &s->att), act(g, &s->x), q, c->dim, .add = true, .many = g->many, .quantised = act(g, &s->xq)};
 
+    run_part_begin(g->prog);
+    if (g->by_layer)
+        take_stream(g);
     if (g->many) {
         norm(g, &w->attn_norm, false, tokens(g));
         run_barrier(g->prog, GPU_BARRIER_COMPUTE);
@@ -636,6 +634,19 @@ static void attend(const struct run_graph *g, uint32_t layer)
     run_barrier(g->prog, GPU_BARRIER_COMPUTE);
     rope_and_store(g, layer);
     run_barrier(g->prog, GPU_BARRIER_COMPUTE);
+    run_part_end(g->prog);
+}
+
+/* x += attention(norm(x)) from its rotated queries. One token: the MoE's norm is left in xn. */
+static void attend(const struct run_graph *g, uint32_t layer)
+{
+    const struct mdl_config *c = config_of(g);
+    const struct run_state *s = g->state;
+    const struct run_layer_weights *w = &g->model->weights.layers[layer];
+    uint32_t q = c->n_heads * c->head_dim;
+    const struct mat_use to_x = {
+        act(g, &s->att), act(g, &s->x), q, c->dim, .add = true, .many = g->many, .quantised = act(g, &s->xq)};
+
     attention(g, layer);
     run_barrier(g->prog, GPU_BARRIER_COMPUTE);
     quantise(g, run_dot_takes(g, &w->o), &s->att, &s->xq, q, tokens(g));
@@ -712,8 +723,6 @@ static void ask_router(const struct run_graph *g, uint32_t layer, bool choose)
 void run_record_attention(const struct run_graph *g, uint32_t layer)
 {
     run_part_begin(g->prog);
-    if (g->by_layer)
-        take_stream(g);
     attend(g, layer);
     if (g->by_layer)
         put_stream(g);
@@ -724,6 +733,18 @@ void run_record_attention(const struct run_graph *g, uint32_t layer)
         run_barrier(g->prog, GPU_BARRIER_COMPUTE);
         show_logits(g, layer);
     }
+    run_part_end(g->prog);
+}
+
+void run_record_last(const struct run_graph *g)
+{
+    const struct mdl_config *c = config_of(g);
+    const struct gpu_bind x = act(g, &g->state->x), q = act(g, &g->state->qr);
+
+    run_part_begin(g->prog);
+    copy_rows(g, x, x, c->dim, true, false, 0);
+    copy_rows(g, q, q, c->n_heads * c->head_dim, true, false, 0);
+    run_barrier(g->prog, GPU_BARRIER_COMPUTE);
     run_part_end(g->prog);
 }
 

@@ -18,21 +18,35 @@ struct run_graph {
 };
 
 /* Each records one part. Before a: the norm of the residual stream stands in xn (one token), or a begins with
- * it (many). b begins with what may halt, and may be submitted again from there. */
+ * it (many). c begins with what may halt, and may be submitted again from there. */
 void run_record_embed(const struct run_graph *g);
-void run_record_attention(const struct run_graph *g, uint32_t layer); /* a */
-void run_record_experts(const struct run_graph *g, uint32_t layer);   /* b */
+void run_record_keys(const struct run_graph *g, uint32_t layer);      /* a: q; k and v into the cache */
+void run_record_attention(const struct run_graph *g, uint32_t layer); /* b: from q to the router */
+void run_record_experts(const struct run_graph *g, uint32_t layer);   /* c */
+/* Many: the row of the chunk that the step names by its position becomes the first, in what b reads. Then b, c
+ * and the head may run for that row alone. */
+void run_record_last(const struct run_graph *g);
 /* Output head for the rows [row0, row0 + n_rows) of the step: one row, or up to state->n_rows (all). */
 void run_record_head(const struct run_graph *g, bool all);
 
-/* Parts of a program in this order: embed, then attention and experts of each layer, then the head. */
+/* Parts of a program in this order: embed, then keys, attention and experts of each layer, then the head. */
+#define RUN_LAYER_PARTS 3u
+static inline uint32_t run_part_keys(uint32_t layer)
+{
+    return 1 + RUN_LAYER_PARTS * layer;
+}
 static inline uint32_t run_part_attention(uint32_t layer)
 {
-    return 1 + 2 * layer;
+    return 2 + RUN_LAYER_PARTS * layer;
 }
 static inline uint32_t run_part_experts(uint32_t layer)
 {
-    return 2 + 2 * layer;
+    return 3 + RUN_LAYER_PARTS * layer;
+}
+/* Of any part but embed; of the head: the number of layers. */
+static inline uint32_t run_layer_of(uint32_t part)
+{
+    return (part - 1) / RUN_LAYER_PARTS;
 }
 
 /* Upper bound of the dispatches that the whole pass records. */

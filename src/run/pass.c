@@ -17,7 +17,7 @@ static uint32_t n_layers(const struct run_pass *p)
 
 static uint32_t part_head(const struct run_pass *p)
 {
-    return 1 + 2 * n_layers(p);
+    return run_part_keys(n_layers(p));
 }
 
 static bool bit(const uint32_t *set, uint32_t i)
@@ -58,11 +58,12 @@ static bool wants_few(const struct run_model *m, const struct run_state *s)
     return s->chunk > 1 && m->variants.tile == RUN_TILE_SHARED && m->variants.rows <= 4;
 }
 
-/* In the order of run_part_attention and run_part_experts. */
+/* In the order of run_part_keys, run_part_attention and run_part_experts. */
 static void record_parts(const struct run_graph *g)
 {
     run_record_embed(g);
     for (uint32_t l = 0; l < g->model->mdl->config.n_layers; l++) {
+        run_record_keys(g, l);
         run_record_attention(g, l);
         run_record_experts(g, l);
     }
@@ -90,8 +91,8 @@ static void foresee(const struct run_model *m, const struct run_state *s, enum k
     const struct run_graph g = graph_of(&prog, m, s, kind);
     struct vkmoe_err err;
 
-    if (run_program_create_dry(&prog, m->dev, 2 * m->mdl->config.n_layers + 2, run_count_dispatches(m),
-                               &err) == VKMOE_OK)
+    if (run_program_create_dry(&prog, m->dev, run_part_keys(m->mdl->config.n_layers) + 1,
+                               run_count_dispatches(m), &err) == VKMOE_OK)
         record_parts(&g);
     run_program_close(&prog);
 }
@@ -105,6 +106,19 @@ void run_pass_foresee(const struct run_model *m, const struct run_state *s)
         foresee(m, s, FEW);
     if (s->by_layer)
         foresee(m, s, BY_LAYER);
+}
+
+static enum vkmoe_status record_last(struct run_pass *p, struct vkmoe_err *err)
+{
+    const struct run_graph g = {.prog = &p->last, .model = p->model, .state = p->state, .many = true};
+    const struct run_publish pub = publish_binds(p);
+    enum vkmoe_status st = VKMOE_OK;
+
+    TRY(run_program_create(&p->last, p->model->dev, "last row", 1, 2, err));
+    run_record_last(&g);
+    TRY(run_program_finish(&p->last, &pub, err));
+done:
+    return st;
 }
 
 static enum vkmoe_status record_rows(struct run_pass *p, struct vkmoe_err *err)
@@ -160,6 +174,8 @@ enum vkmoe_status run_pass_create(struct run_pass *p, struct run_model *m, struc
     p->watch = watch;
     TRY(record_finish(p, err));
     TRY(record_programs(p, err));
+    if (s->chunk > RUN_FEW)
+        TRY(record_last(p, err));
     if ((s->chunk > 1 || s->by_layer) && !s->n_top)
         TRY(record_rows(p, err));
 done:
@@ -172,6 +188,7 @@ void run_pass_close(struct run_pass *p)
     run_program_close(&p->many);
     run_program_close(&p->few);
     run_program_close(&p->layers);
+    run_program_close(&p->last);
     run_program_close(&p->rows);
     gpu_cmds_destroy(p->finish);
 }
@@ -198,7 +215,7 @@ void run_pass_counts(const struct run_pass *p, struct vkmoe_session_counts *coun
 
     memset(counts, 0, sizeof(*counts));
     for (uint32_t l = 0; l < n_layers(p); l++) {
-        run_program_count(&p->one, run_part_attention(l), run_part_experts(l) + 1, &d, &b);
+        run_program_count(&p->one, run_part_keys(l), run_part_experts(l) + 1, &d, &b);
         counts->layer_dispatches = d > counts->layer_dispatches ? d : counts->layer_dispatches;
         counts->layer_barriers = b > counts->layer_barriers ? b : counts->layer_barriers;
         counts->dispatches += d;
@@ -226,7 +243,7 @@ static struct run_program *chunk_program(struct run_pass *p, const struct run_st
 static void describe(const struct run_pass *p, const char *what, uint32_t from, uint32_t to, char *dst,
                      size_t n)
 {
-    uint32_t first = from ? (from - 1) / 2 : 0, last = to > 1 ? (to - 2) / 2 : 0;
+    uint32_t first = from ? run_layer_of(from) : 0, last = to > 1 ? run_layer_of(to - 1) : 0;
 
     if (last >= n_layers(p))
         last = n_layers(p) - 1;
@@ -422,8 +439,9 @@ done:
 
 /* A chunk: wave after wave, the next one read while the one before runs. The last is left to the submit that
  * goes on. */
-static enum vkmoe_status load_for_chunk(struct run_pass *p, const struct run_step *in, uint32_t layer,
-                                        const uint32_t *sel, struct vkmoe_err *err)
+static enum vkmoe_status load_for_chunk(struct run_pass *p, struct run_program *prog,
+                                        const struct run_step *in, uint32_t layer, const uint32_t *sel,
+                                        struct vkmoe_err *err)
 {
     const uint32_t part = run_part_experts(layer);
     uint32_t ready[MAX_EXPERTS / 32], absent, n_loads;
@@ -443,7 +461,7 @@ static enum vkmoe_status load_for_chunk(struct run_pass *p, const struct run_ste
                 TRY(wait(p, part, part + 1, "prefill", err));
                 run_pool_count_wait(pool, true);
             }
-            TRY(run_ready(p, chunk_program(p, in), in, layer, ready, err));
+            TRY(run_ready(p, prog, in, layer, ready, err));
         }
         TRY(run_pool_wave(pool, layer, p->needed, p->done, &n_loads, err));
         if (!n_loads) { /* all slots that may be taken are still being read */
@@ -463,9 +481,10 @@ done:
     return st;
 }
 
-/* Did the last submit halt? Then loads what the layer lacks and gives the part to go on from, else NONE. */
-static enum vkmoe_status serve_halt(struct run_pass *p, const struct run_step *in, bool prefill,
-                                    uint32_t *resume, struct vkmoe_err *err)
+/* Did the last submit, of this program, halt? Then loads what the layer lacks and gives the part to go on
+ * from, else NONE. */
+static enum vkmoe_status serve_halt(struct run_pass *p, struct run_program *prog, const struct run_step *in,
+                                    bool prefill, uint32_t *resume, struct vkmoe_err *err)
 {
     const uint32_t *mail = gpu_buffer_map(p->state->mailbox), *sel;
     uint32_t layer = mail[MAIL_LAYER];
@@ -483,7 +502,7 @@ static enum vkmoe_status serve_halt(struct run_pass *p, const struct run_step *i
     TRY(check_missing(p, layer, mail + MAIL_MISSING, err));
     p->next_layer = layer + 1;
     if (prefill)
-        TRY(load_for_chunk(p, in, layer, sel, err));
+        TRY(load_for_chunk(p, prog, in, layer, sel, err));
     else
         TRY(load_for_token(p, in, layer, sel, err));
     *resume = run_part_experts(layer);
@@ -561,7 +580,7 @@ static enum vkmoe_status run_parts(struct run_pass *p, const struct run_step *in
     const char *what = name_of(s->use);
     enum vkmoe_status st = VKMOE_OK;
 
-    p->next_layer = p->next_watch = from ? (from - 1) / 2 : 0;
+    p->next_layer = p->next_watch = from ? run_layer_of(from) : 0;
     p->done_layer = NONE;
     while (from < s->to) {
         uint32_t end = per_submit && s->to - from > per_submit ? from + per_submit : s->to, halt, resume;
@@ -574,7 +593,7 @@ static enum vkmoe_status run_parts(struct run_pass *p, const struct run_step *in
         for (uint32_t l = p->next_layer; l < n_layers(p) && l < halt && run_part_experts(l) < end; l++)
             TRY(take_layer(p, in, l, s->use, err));
         TRY(show_layers(p, in, end, halt, err));
-        TRY(serve_halt(p, in, s->use != DECODE, &resume, err));
+        TRY(serve_halt(p, s->prog, in, s->use != DECODE, &resume, err));
         from = resume == NONE ? end : resume;
     }
 done:
@@ -595,14 +614,38 @@ static enum vkmoe_status run_token(struct run_pass *p, const struct run_step *in
     return st;
 }
 
-static enum vkmoe_status run_chunk(struct run_pass *p, const struct run_step *in, uint32_t to,
+/* What follows the last layer's keys, for the chunk's last token alone: the same kernels, one row of them. */
+static enum vkmoe_status run_last(struct run_pass *p, const struct run_step *in, struct vkmoe_err *err)
+{
+    const uint32_t row = in->n_tokens - 1;
+    const struct run_step pick = {.tokens = in->tokens + row, .n_tokens = 1, .pos = row, .n_rows = 1};
+    const struct run_step last = {.tokens = in->tokens + row, .n_tokens = 1, .pos = in->pos + row, .n_rows = 1};
+    const struct stretch s = {.prog = chunk_program(p, in),
+                              .from = run_part_attention(n_layers(p) - 1),
+                              .to = part_head(p) + 1,
+                              .use = PREFILL};
+    enum vkmoe_status st = VKMOE_OK;
+
+    p->done_layer = NONE;
+    TRY(submit(p, &p->last, &pick, 0, 1, false, err));
+    TRY(wait(p, s.from, s.from + 1, "prefill", err));
+    TRY(run_parts(p, &last, &s, err));
+done:
+    return st;
+}
+
+/* to: parts. */
+static enum vkmoe_status run_chunk(struct run_pass *p, const struct run_step *in, uint32_t to, bool then_last,
                                    uint32_t per_submit, struct vkmoe_err *err)
 {
     const struct stretch s = {chunk_program(p, in), 0, to, per_submit, PREFILL};
-    enum vkmoe_status st;
+    enum vkmoe_status st = VKMOE_OK;
 
     run_slots_chunk_begin(p->model->pool.slots, in->n_tokens);
-    st = run_parts(p, in, &s, err);
+    TRY(run_parts(p, in, &s, err));
+    if (then_last)
+        TRY(run_last(p, in, err));
+done:
     run_slots_chunk_end(p->model->pool.slots);
     return st;
 }
@@ -612,10 +655,18 @@ enum vkmoe_status run_pass_token(struct run_pass *p, const struct run_step *in, 
     return run_token(p, in, part_head(p) + 1, err);
 }
 
-enum vkmoe_status run_pass_chunk(struct run_pass *p, const struct run_step *in, bool head,
+bool run_pass_trims(const struct run_pass *p, uint32_t n_tokens, enum run_want want)
+{
+    return want != RUN_WANT_ALL && n_tokens > RUN_FEW && !p->on_route && !p->state->seen && !p->state->sums;
+}
+
+enum vkmoe_status run_pass_chunk(struct run_pass *p, const struct run_step *in, enum run_want want,
                                  uint32_t per_submit, struct vkmoe_err *err)
 {
-    return run_chunk(p, in, part_head(p) + head, per_submit, err);
+    bool trims = run_pass_trims(p, in->n_tokens, want), head = want == RUN_WANT_LAST;
+    uint32_t to = trims ? run_part_attention(n_layers(p) - 1) : part_head(p) + head;
+
+    return run_chunk(p, in, to, trims && head, per_submit, err);
 }
 
 enum vkmoe_status run_pass_to_router(struct run_pass *p, const struct run_step *in, uint32_t last,
@@ -624,7 +675,7 @@ enum vkmoe_status run_pass_to_router(struct run_pass *p, const struct run_step *
     uint32_t to = run_part_attention(last) + 1;
     enum vkmoe_status st = VKMOE_OK;
 
-    TRY(in->n_tokens == 1 ? run_token(p, in, to, err) : run_chunk(p, in, to, per_submit, err));
+    TRY(in->n_tokens == 1 ? run_token(p, in, to, err) : run_chunk(p, in, to, false, per_submit, err));
     TRY(run_watch_layer(p->watch, last, in->pos, in->n_tokens, NULL, err));
 done:
     return st;

@@ -31,6 +31,7 @@ struct run_pass {
     struct run_program many;   /* a chunk of prefill */
     struct run_program few;    /* one of at most RUN_FEW tokens; none where tiles are of rows on lanes */
     struct run_program layers; /* the same where layers are the outer loop: document pools */
+    struct run_program last;   /* a chunk's last row becomes its first, to go on alone */
     struct run_program rows;   /* output head for several rows of the chunk that was just fed */
     struct gpu_cmds *finish;   /* ends every submit: makes results visible to the host */
     uint32_t generation;       /* of the pool's segments that the programs bind */
@@ -65,8 +66,13 @@ void run_pass_counts(const struct run_pass *p, struct vkmoe_session_counts *coun
 
 /* One token, to the logits of the next. */
 enum vkmoe_status run_pass_token(struct run_pass *p, const struct run_step *in, struct vkmoe_err *err);
-/* A chunk; head: with the logits of row0. per_submit: parts at most. */
-enum vkmoe_status run_pass_chunk(struct run_pass *p, const struct run_step *in, bool head,
+/* Which logits a chunk is for. NONE and LAST leave out, where nobody watches the router, what only other rows'
+ * logits depend on: the last layer's attention and experts. */
+enum run_want { RUN_WANT_NONE, RUN_WANT_LAST, RUN_WANT_ALL };
+bool run_pass_trims(const struct run_pass *p, uint32_t n_tokens, enum run_want want);
+/* A chunk. RUN_WANT_LAST: with the logits of its last token; RUN_WANT_ALL: run_pass_rows may follow.
+ * per_submit: parts at most. */
+enum vkmoe_status run_pass_chunk(struct run_pass *p, const struct run_step *in, enum run_want want,
                                  uint32_t per_submit, struct vkmoe_err *err);
 /* One layer's step of a chunk, for texts whose residual stream the state keeps: the experts of the layer
  * before (layer 0: the embedding), then attention and router of `layer` (the number of layers: the head, if

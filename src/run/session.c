@@ -6,6 +6,7 @@
 
 #include "core/alloc.h"
 #include "core/os.h"
+#include "run/layer.h"
 
 #define SUBMIT_NS 200000000ull /* no submit is predicted to take longer: drivers kill long ones */
 
@@ -222,19 +223,18 @@ done:
     return st;
 }
 
-/* Parts per submit so that none is predicted to pass the limit; the first submit takes one layer, of two
- * parts. Less than a part is not to be had: chunks are not cut by time, since results must not depend on it.
- */
+/* Parts per submit so that none is predicted to pass the limit: layers, of which the first submit takes one,
+ * or, where a layer takes too long, each part by itself. Less than a part is not to be had: chunks are not cut
+ * by time, since results must not depend on it. */
 static uint32_t parts_per_submit(const struct run_session *s, uint32_t n_tokens)
 {
-    uint64_t part_ns = s->layer_ns * n_tokens / s->state.chunk / 2;
-    uint64_t all = 2 * n_layers(s) + 2;
+    uint64_t layer_ns = s->layer_ns * n_tokens / s->state.chunk;
 
     if (!s->layer_ns)
-        return 2;
-    if (part_ns >= SUBMIT_NS)
+        return RUN_LAYER_PARTS;
+    if (layer_ns >= SUBMIT_NS)
         return 1;
-    return part_ns * all <= SUBMIT_NS ? (uint32_t)all : (uint32_t)(SUBMIT_NS / part_ns);
+    return layer_ns * (n_layers(s) + 1) <= SUBMIT_NS ? 0 : (uint32_t)(SUBMIT_NS / layer_ns) * RUN_LAYER_PARTS;
 }
 
 /* Tokens of the next chunk. No single token is left over: by itself it would take the kernels of decode. */
@@ -251,17 +251,20 @@ static enum vkmoe_status feed_chunk(struct run_session *s, const int32_t *tokens
                                     struct feed *f, struct vkmoe_err *err)
 {
     const struct run_step in = {.tokens = tokens, .n_tokens = n, .pos = s->pos, .row0 = n - 1, .n_rows = 1};
+    const enum run_want want = f->fn ? RUN_WANT_ALL : last ? RUN_WANT_LAST : RUN_WANT_NONE;
     uint64_t start = cor_now_ns(), halts = s->pass.stats.halts, ns;
-    bool head = last && !f->fn;
+    uint32_t layers = n_layers(s);
     enum vkmoe_status st = VKMOE_OK;
 
-    TRY(run_pass_chunk(&s->pass, &in, head, parts_per_submit(s, n), err));
-    ns = (cor_now_ns() - start) / n_layers(s) * s->state.chunk / n;
+    TRY(run_pass_chunk(&s->pass, &in, want, parts_per_submit(s, n), err));
+    if (layers > 1 && run_pass_trims(&s->pass, n, want))
+        layers--;
+    ns = (cor_now_ns() - start) / layers * s->state.chunk / n;
     if (s->pass.stats.halts == halts) /* uploads say nothing of the layers */
         s->layer_ns = ns;
-    if (head)
+    if (want == RUN_WANT_LAST)
         TRY(take_logits(s, 0, s->pos + n - 1, err));
-    else if (f->fn)
+    else if (want == RUN_WANT_ALL)
         TRY(chunk_logits(s, &in, f, err));
     s->pos += n;
 done:
