@@ -16,7 +16,7 @@ int dot_4x8(uint a, uint b, spirv_literal int packed_format);
 void main() { a.data[0] = uint(dot_4x8(a.data[0], a.data[1], 0)); }
 ")
 execute_process(
-  COMMAND ${CMAKE_COMMAND} -DGLSLANG=${GLSLANG} -DSPIRV_VAL=${SPIRV_VAL}
+  COMMAND ${CMAKE_COMMAND} -DGLSLANG=${GLSLANG} -DSPIRV_OPT=${SPIRV_OPT} -DSPIRV_VAL=${SPIRV_VAL}
           -DSHADER=${VKMOE_SHADER_OUT}/try_dot.comp -DMACROS= -DINCLUDE=${VKMOE_SHADER_DIR}
           -DOUT=${VKMOE_SHADER_OUT}/try_dot -P ${CMAKE_CURRENT_LIST_DIR}/shader.cmake
   RESULT_VARIABLE VKMOE_SHADER_DOT OUTPUT_QUIET ERROR_QUIET)
@@ -55,7 +55,7 @@ foreach(shader ${VKMOE_SHADERS})
     set(words ${VKMOE_SHADER_OUT}/${module_name}.inc)
     add_custom_command(
       OUTPUT ${words}
-      COMMAND ${CMAKE_COMMAND} -DGLSLANG=${GLSLANG} -DSPIRV_VAL=${SPIRV_VAL}
+      COMMAND ${CMAKE_COMMAND} -DGLSLANG=${GLSLANG} -DSPIRV_OPT=${SPIRV_OPT} -DSPIRV_VAL=${SPIRV_VAL}
               -DSHADER=${shader} -DMACROS=${macros}
               -DINCLUDE=${VKMOE_SHADER_DIR} -DOUT=${VKMOE_SHADER_OUT}/${module_name}
               -P ${CMAKE_CURRENT_LIST_DIR}/shader.cmake

@@ -170,6 +170,16 @@ struct vkmoe_kernel_time {
  * `profile`. */
 VKMOE_API bool vkmoe_device_kernel_time(const vkmoe_device *dev, uint32_t index,
                                         struct vkmoe_kernel_time *time);
+
+/* What kernels' times leave out, since opening or reset. */
+struct vkmoe_device_gaps {
+    uint64_t waits;
+    double between_ms; /* on the device, from first kernel to last of what was waited for: barriers, clocks */
+    double around_ms;  /* the host's submits and waits beyond that: launching, waking, reading the clocks */
+};
+
+/* false: the device was opened without `profile`. */
+VKMOE_API bool vkmoe_device_get_gaps(const vkmoe_device *dev, struct vkmoe_device_gaps *gaps);
 VKMOE_API void vkmoe_device_reset_times(vkmoe_device *dev);
 
 /* ---- subsets of experts -------------------------------------------------------------------------------- */

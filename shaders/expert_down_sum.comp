@@ -11,6 +11,7 @@
 #endif
 #ifdef USE_LANES
 #extension GL_KHR_shader_subgroup_ballot : require
+#extension GL_EXT_scalar_block_layout : require
 #endif
 #define SEG_ARRAY
 #include "shared/params.h"

@@ -7,6 +7,8 @@
 #version 450
 #extension GL_GOOGLE_include_directive : require
 #extension GL_KHR_shader_subgroup_ballot : require
+#extension GL_EXT_scalar_block_layout : require
+#define USE_LANES
 #include "shared/params.h"
 #include "shared/step.h"
 

@@ -11,6 +11,7 @@
 #endif
 #ifdef USE_LANES
 #extension GL_KHR_shader_subgroup_ballot : require
+#extension GL_EXT_scalar_block_layout : require
 #endif
 #include "shared/params.h"
 #include "shared/step.h"

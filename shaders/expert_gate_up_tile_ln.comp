@@ -7,6 +7,8 @@
 #version 450
 #extension GL_GOOGLE_include_directive : require
 #extension GL_KHR_shader_subgroup_ballot : require
+#extension GL_EXT_scalar_block_layout : require
+#define USE_LANES
 #include "shared/params.h"
 #include "shared/step.h"
 
@@ -51,9 +53,13 @@ void main()
         uvec4 pair = pairs4(first, i, n_pairs);
         uvec4 x_at = pair / K_USED * DIM;
         uint n = min(n_pairs - i, 4u);
-        mat4 gate_a, gate_b, up_a, up_b;
-        lanes_dot4(FMT_GATE, base, row_bytes(FMT_GATE, DIM), row0, FF, DIM, x_at, gate_a, gate_b);
-        lanes_dot4(FMT_UP, base + UP_OFF, row_bytes(FMT_UP, DIM), row0, FF, DIM, x_at, up_a, up_b);
+        mat4 gate_a, gate_b, up_a = mat4(0.0), up_b = mat4(0.0);
+        for (uint j = 0u; j < 2u; j++) { /* as rows_dot2 */
+            uint format = j == 0u ? FMT_GATE : FMT_UP;
+            gate_a = up_a;
+            gate_b = up_b;
+            lanes_dot4(format, base + j * UP_OFF, row_bytes(format, DIM), row0, FF, DIM, x_at, up_a, up_b);
+        }
         for (uint r = 0u; r < 4u; r++) {
             put(row0 + rows_row(r), pair, n, gate_a[r], up_a[r]);
             put(row0 + 4u * WG + rows_row(r), pair, n, gate_b[r], up_b[r]);

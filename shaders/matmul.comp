@@ -13,15 +13,11 @@ layout(push_constant) uniform Push { push_mat p; };
 
 layout(std430, set = 0, binding = 0) readonly restrict buffer State { uint data[]; } state;
 layout(std430, set = 0, binding = 1) readonly restrict buffer X { float data[]; } x;
-layout(std430, set = 0, binding = 2) readonly buffer W { uint data[]; } weights;
-layout(std430, set = 0, binding = 2) readonly buffer W4 { uvec4 data[]; } weights4;
 layout(std430, set = 0, binding = 3) restrict buffer Y { float data[]; } y;
 
 #define LOAD_X(i) x.data[i]
-#define LOAD_WORD(i) weights.data[i]
-#define LOAD_WORD4(i) weights4.data[i]
-#define WORDS_ALIGNED (ALIGNED >= 1u)
-#define WORDS_WIDE (ALIGNED >= 2u)
+#define WEIGHTS_BINDING 2
+#include "lib/weights.glsl"
 #include "lib/tile.glsl"
 
 void put(uint row, uint at, float v)

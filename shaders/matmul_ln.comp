@@ -5,6 +5,8 @@
 #version 450
 #extension GL_GOOGLE_include_directive : require
 #extension GL_KHR_shader_subgroup_ballot : require
+#extension GL_EXT_scalar_block_layout : require
+#define USE_LANES
 #include "shared/params.h"
 #include "shared/step.h"
 
@@ -15,17 +17,13 @@ layout(push_constant) uniform Push { push_mat p; };
 layout(std430, set = 0, binding = 0) readonly restrict buffer State { uint data[]; } state;
 layout(std430, set = 0, binding = 1) readonly buffer X { float data[]; } x;
 layout(std430, set = 0, binding = 1) readonly buffer X4 { vec4 data[]; } x4;
-layout(std430, set = 0, binding = 2) readonly buffer W { uint data[]; } weights;
-layout(std430, set = 0, binding = 2) readonly buffer W4 { uvec4 data[]; } weights4;
 layout(std430, set = 0, binding = 3) restrict buffer Y { float data[]; } y;
 
 #define LOAD_X(i) x.data[i]
 #define LOAD_X4(i) x4.data[i]
 #define X_ALIGNED (K_STRIDE % 4u == 0u)
-#define LOAD_WORD(i) weights.data[i]
-#define LOAD_WORD4(i) weights4.data[i]
-#define WORDS_ALIGNED (ALIGNED >= 1u)
-#define WORDS_WIDE (ALIGNED >= 2u)
+#define WEIGHTS_BINDING 2
+#include "lib/weights.glsl"
 #include "lib/lanes.glsl"
 
 void put(uint row, uint t0, uint n_tokens, vec4 v)

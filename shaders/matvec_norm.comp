@@ -9,6 +9,7 @@
 #endif
 #ifdef USE_LANES
 #extension GL_KHR_shader_subgroup_ballot : require
+#extension GL_EXT_scalar_block_layout : require
 #endif
 #include "shared/params.h"
 #include "shared/step.h"
@@ -19,8 +20,6 @@ layout(push_constant) uniform Push { push_mat_norm p; };
 
 layout(std430, set = 0, binding = 0) readonly buffer X { float data[]; } x;
 layout(std430, set = 0, binding = 0) readonly buffer X4 { vec4 data[]; } x4;
-layout(std430, set = 0, binding = 1) readonly buffer W { uint data[]; } weights;
-layout(std430, set = 0, binding = 1) readonly buffer W4 { uvec4 data[]; } weights4;
 layout(std430, set = 0, binding = 2) coherent buffer Y { float data[]; } y;
 layout(std430, set = 0, binding = 3) readonly restrict buffer NormW { float data[]; } w;
 layout(std430, set = 0, binding = 4) writeonly restrict buffer Yn { float data[]; } yn;
@@ -29,10 +28,8 @@ layout(std430, set = 0, binding = 5) coherent buffer Counts { uint data[]; } cou
 #define LOAD_X(i) x.data[i]
 #define LOAD_X4(i) x4.data[i]
 #define X_ALIGNED true
-#define LOAD_WORD(i) weights.data[i]
-#define LOAD_WORD4(i) weights4.data[i]
-#define WORDS_ALIGNED (ALIGNED >= 1u)
-#define WORDS_WIDE (ALIGNED >= 2u)
+#define WEIGHTS_BINDING 1
+#include "lib/weights.glsl"
 #include "lib/rows.glsl"
 #define LAST_COUNTER(i) counts.data[i]
 #include "lib/last.glsl"

@@ -12,6 +12,7 @@
 #endif
 #ifdef USE_LANES
 #extension GL_KHR_shader_subgroup_ballot : require
+#extension GL_EXT_scalar_block_layout : require
 #endif
 #include "shared/params.h"
 #include "shared/step.h"
@@ -22,8 +23,6 @@ layout(push_constant) uniform Push { push_router p; };
 
 layout(std430, set = 0, binding = 0) readonly buffer X { float data[]; } x;
 layout(std430, set = 0, binding = 0) readonly buffer X4 { vec4 data[]; } x4;
-layout(std430, set = 0, binding = 1) readonly buffer W { uint data[]; } weights;
-layout(std430, set = 0, binding = 1) readonly buffer W4 { uvec4 data[]; } weights4;
 layout(std430, set = 0, binding = 2) readonly restrict buffer State { uint data[]; } state;
 /* [layer][N_EXPERTS] */
 layout(std430, set = 0, binding = 3) readonly restrict buffer Table { uint data[]; } table;
@@ -36,10 +35,8 @@ layout(std430, set = 0, binding = 7) writeonly restrict buffer Routes { uint dat
 #define LOAD_X(i) x.data[i]
 #define LOAD_X4(i) x4.data[i]
 #define X_ALIGNED true
-#define LOAD_WORD(i) weights.data[i]
-#define LOAD_WORD4(i) weights4.data[i]
-#define WORDS_ALIGNED (ALIGNED >= 1u)
-#define WORDS_WIDE (ALIGNED >= 2u)
+#define WEIGHTS_BINDING 1
+#include "lib/weights.glsl"
 #include "lib/rows.glsl"
 #define LAST_COUNTER(i) choice.data[CHOICE_COUNT]
 #include "lib/last.glsl"

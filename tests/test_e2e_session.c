@@ -259,6 +259,50 @@ static void check_lazy(const char *caps)
     device_close(&lazy);
 }
 
+/* Hash over the logits behind a prompt and two tokens; all: of every row on the way. */
+static uint64_t last_row(const struct bits_case *k, bool all)
+{
+    struct run_session *s =
+        device_session(k->c, &(struct run_session_params){.n_ctx = 64, .slow = k->slow, .chunk = k->chunk});
+    uint64_t h;
+
+    if (all)
+        cor_free(device_feed_all(k->c, s, text, 61));
+    else
+        device_feed(s, text, 61);
+    h = device_hash(run_session_logits(s), vocab());
+    for (uint32_t t = 61; t < 63; t++) {
+        device_feed(s, text + t, 1);
+        h = h * 31 + device_hash(run_session_logits(s), vocab());
+    }
+    run_session_destroy(s);
+    return h;
+}
+
+/* Where one row's logits are wanted, the last layer runs for that row alone: the same bits, fewer experts. */
+static void test_last_row(void **state)
+{
+    struct device_case lazy[2];
+    uint64_t h;
+
+    (void)state;
+    for (uint32_t chunk = 16; chunk <= 64; chunk += 48) {
+        const struct bits_case usual = {.c = &shared_case, .chunk = chunk};
+        const struct bits_case slow = {.c = &shared_case, .chunk = chunk, .slow = true};
+
+        h = last_row(&usual, true);
+        assert_true(h == last_row(&usual, false));
+        assert_true(h == last_row(&slow, false));
+    }
+    for (int i = 0; i < 2; i++) {
+        device_open(&lazy[i], golden_model("emo-nano", MDL_BF16), &(struct device_params){.lazy = true});
+        assert_true(h == last_row(&(struct bits_case){.c = &lazy[i], .chunk = 64}, i == 0));
+    }
+    assert_true(uploads(&lazy[1]) < uploads(&lazy[0]));
+    device_close(&lazy[0]);
+    device_close(&lazy[1]);
+}
+
 static void test_lazy_experts(void **state)
 {
     (void)state;
@@ -423,6 +467,7 @@ int main(void)
         cmocka_unit_test(test_short_chunks),
         cmocka_unit_test(test_prefill_f16),
         cmocka_unit_test(test_same_bits),
+        cmocka_unit_test(test_last_row),
         cmocka_unit_test(test_lazy_experts),
         cmocka_unit_test(test_lazy_experts_segments),
         cmocka_unit_test(test_one_submit_per_token),

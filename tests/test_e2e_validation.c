@@ -3,6 +3,7 @@
 #include <stdio.h>
 
 #include "core/log.h"
+#include "run/layer.h"
 #include "support/device.h"
 
 #define N_PROMPT 40
@@ -183,10 +184,10 @@ static void check_seen(const char *caps, uint32_t n_top, uint32_t per_layer)
     assert_int_equal(missed, 0);
     /* publish; embedding and norm; head, and its best by slice and of all */
     assert_int_equal(n, GPU_IN_FLIGHT + 3 + (n_top ? 1 : 0) + per_layer * c.model->mdl->config.n_layers);
-    /* Each publish, embedding, and two parts per layer end with a barrier that only queue-submit validation
-     * can miss. */
+    /* Each publish, embedding, and part of a layer ends with a barrier that only queue-submit validation can
+     * miss. */
     if (step == 1)
-        assert_int_equal(at_submit, GPU_IN_FLIGHT + 1 + 2 * c.model->mdl->config.n_layers);
+        assert_int_equal(at_submit, GPU_IN_FLIGHT + 1 + RUN_LAYER_PARTS * c.model->mdl->config.n_layers);
     assert_true(at_submit > 0);
     device_close(&c);
 }

@@ -291,6 +291,8 @@ static const struct mat_case matvec_cases[] = {
      .tight = true},
     {.type = MDL_Q8_0, .k = 96, .n_rows = 25, .t = 1, .wg = 64, .rows = 2, .wild = true},
     {.type = MDL_Q4_0, .k = 32, .n_rows = 2, .t = 1, .wg = 64, .rows = 1, .off = 2},
+    {MDL_Q4_0, .k = 192, .n_rows = 70, .t = 2, .wg = 32, .rows = 4, .off = 72, .aligned = 3, .tight = true},
+    {MDL_Q8_0, .k = 128, .n_rows = 37, .t = 1, .wg = 32, .rows = 4, .off = 68, .aligned = 3, .tight = true},
     {.type = MDL_Q4_0, .k = 736, .n_rows = 33, .t = 1, .wg = 64, .rows = 8, .add = true},
     {.type = MDL_Q4_0,
      .k = 96,
@@ -370,6 +372,7 @@ static void test_matvec_norm(void **unused)
         {.type = MDL_F32, .k = 1, .n_rows = 1, .t = 1, .wg = 32, .rows = 1},
         {.type = MDL_Q4_0, .k = 96, .n_rows = 2000, .t = 1, .wg = 32, .rows = 4, .off = 2},
         {.type = MDL_F16, .k = 333, .n_rows = 61, .t = 1, .wg = 96, .rows = 5, .off = 2},
+        {.type = MDL_Q4_0, .k = 128, .n_rows = 50, .t = 1, .wg = 32, .rows = 4, .aligned = 3},
     };
 
     (void)unused;

@@ -8,6 +8,7 @@ find_path(VOLK_INCLUDE_DIR volk.h REQUIRED)
 find_path(VULKAN_HEADERS_DIR vulkan/vulkan_core.h REQUIRED)
 find_program(GLSLANG glslangValidator REQUIRED)
 find_program(SPIRV_VAL spirv-val REQUIRED)
+find_program(SPIRV_OPT spirv-opt REQUIRED)
 
 add_library(vkmoe_deps INTERFACE)
 target_include_directories(vkmoe_deps SYSTEM INTERFACE ${VOLK_INCLUDE_DIR} ${VULKAN_HEADERS_DIR})

@@ -5,6 +5,7 @@
 #ifndef LIB_SEGMENT_GLSL
 #define LIB_SEGMENT_GLSL
 
+#include "lib/block_pair.glsl"
 #include "shared/step.h"
 
 #ifdef SEG_ARRAY
@@ -17,6 +18,16 @@ layout(std430, set = 0, binding = SEG_BINDING) readonly buffer Segments4 {
 uint segment_index;
 #define LOAD_WORD(i) segments[segment_index].data[i]
 #define LOAD_WORD4(i) segments4[segment_index].data[i]
+#ifdef USE_LANES
+layout(scalar, set = 0, binding = SEG_BINDING) readonly buffer SegmentsQ4 {
+    pair_q4 data[];
+} segments_q4[N_SEGS];
+layout(scalar, set = 0, binding = SEG_BINDING) readonly buffer SegmentsQ8 {
+    pair_q8 data[];
+} segments_q8[N_SEGS];
+#define LOAD_PAIR_Q4(i) segments_q4[segment_index].data[i]
+#define LOAD_PAIR_Q8(i) segments_q8[segment_index].data[i]
+#endif
 #else
 layout(std430, set = 0, binding = SEG_BINDING) readonly buffer Segment {
     uint data[];
@@ -26,6 +37,16 @@ layout(std430, set = 0, binding = SEG_BINDING) readonly buffer Segment4 {
 } segment4;
 #define LOAD_WORD(i) segment.data[i]
 #define LOAD_WORD4(i) segment4.data[i]
+#ifdef USE_LANES
+layout(scalar, set = 0, binding = SEG_BINDING) readonly buffer SegmentQ4 {
+    pair_q4 data[];
+} segment_q4;
+layout(scalar, set = 0, binding = SEG_BINDING) readonly buffer SegmentQ8 {
+    pair_q8 data[];
+} segment_q8;
+#define LOAD_PAIR_Q4(i) segment_q4.data[i]
+#define LOAD_PAIR_Q8(i) segment_q8.data[i]
+#endif
 #endif
 #define WORDS_ALIGNED (ALIGNED >= 1u)
 #define WORDS_WIDE (ALIGNED >= 2u)

@@ -98,7 +98,8 @@ PUSH_END(push_tags, 8)
 
 /* k: row length; n_out: stride of an output row, elements; k_stride: stride of an input row, elements;
  * add: y += instead of y =; rows: matrix rows per workgroup (matvec: 1..8, kernels of rows on lanes: 4 or
- * 8 WG); aligned (pure speed): 1: every block starts on a 4-byte boundary, 2: every row on a 16-byte one;
+ * 8 WG); aligned (pure speed): 1: every block starts on a 4-byte boundary, 2: every row on a 16-byte one,
+ * 3: rows are whole pairs of blocks that start at multiples of their size (lib/block_pair.glsl);
  * count_rows (matmul): the number of input rows is n_rows of the step, else n_tokens. */
 #define SPEC_MAT(X)                                                                                          \
     X(0, wg, WG) X(1, k, K) X(2, n_out, N_OUT) X(3, k_stride, K_STRIDE) X(4, format, FORMAT)                 \

@@ -190,7 +190,7 @@ static bool make_mat(struct bench_maker *m)
                                   .row_bytes = (uint32_t)row_bytes,
                                   .add = z.add,
                                   .rows = rows,
-                                  .aligned = run_alignment(t, row_bytes, w_off)};
+                                  .aligned = run_alignment(t, row_bytes, w_off, 0)};
     const struct push_mat push = {0, z.rows, w_off};
 
     bytes = bench_matrix(m, t, z.rows, z.k, w_off, &n_bytes, &w);

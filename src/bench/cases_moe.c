@@ -200,8 +200,8 @@ static void expert_spec(struct bench_maker *m, const struct experts *x, uint32_t
         .slots_per_seg = x->pool.per_seg,
         .n_segs = m->c->n_segs,
         .rows = x->many ? bench_tile_rows(m) : bench_rows(m),
-        .aligned = run_alignment(t, mdl_row_bytes(t, n_in),
-                                 x->pool.stride | (x->down ? x->pool.down_off : x->pool.up_off)),
+        .aligned = run_alignment(t, mdl_row_bytes(t, n_in), x->down ? x->pool.down_off : x->pool.up_off,
+                                 x->pool.stride),
     };
 
     *rows = spec.rows;

@@ -92,7 +92,7 @@ static bool make_mat_norm(struct bench_maker *m)
                                        .format = t,
                                        .row_bytes = (uint32_t)row_bytes,
                                        .rows = rows,
-                                       .aligned = run_alignment(t, row_bytes, 0),
+                                       .aligned = run_alignment(t, row_bytes, 0, 0),
                                        .eps_bits = cor_float_bits(1e-6f)};
     const struct push_mat_norm push = {0, dim, 0, bench_div_up(dim, rows)};
     float *matrix, *x, *before, *w;
@@ -298,7 +298,7 @@ static bool make_down_sum(struct bench_maker *m)
                                      .slots_per_seg = 1,
                                      .n_segs = n_segs,
                                      .rows = rows,
-                                     .aligned = run_alignment(t, row_bytes, 0),
+                                     .aligned = run_alignment(t, row_bytes, 0, 0),
                                      .shared = shared,
                                      .eps_bits = cor_float_bits(1e-6f)};
     const struct push_down_sum push = {bench_div_up(dim, rows)};

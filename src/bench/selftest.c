@@ -18,7 +18,7 @@ static const struct {
     uint32_t need;
     const char *word;
 } paths[] = {{GPU_NEED_F16, "-f16"},
-             {GPU_NEED_BROADCAST, "-broadcast"},
+             {GPU_NEED_LANES, "-lanes"},
              {GPU_NEED_ARRAY, "-array"},
              {GPU_NEED_SUBGROUP, "-subgroup"}};
 
@@ -26,7 +26,25 @@ struct test {
     struct bench_runner runner;
     const struct bench_selftest_params *p;
     struct bench_selftest *r;
+    bool wishing; /* cases are not run: threads are asked for their pipelines */
 };
+
+static enum vkmoe_status check_case(struct test *t, const struct bench_case *c, bool *wrong,
+                                    struct vkmoe_err *err)
+{
+    enum vkmoe_status st = VKMOE_OK;
+    struct bench_miss miss;
+    const struct bench_finding f = {gpu_kernel_info(c->kernel)->name, c->shape, c->format, c->what, &miss};
+    bool good;
+
+    TRY(bench_run_check(&t->runner, c, &good, &miss, err));
+    t->r->n_cases++;
+    *wrong = !good;
+    if (!good && t->p->finding)
+        t->p->finding(t->p->user, &f);
+done:
+    return st;
+}
 
 /* Runs the cases of one kernel, shape and format until one is wrong. */
 static enum vkmoe_status cases_of(struct test *t, enum gpu_kernel k, const struct bench_env *env, bool *wrong,
@@ -34,20 +52,14 @@ static enum vkmoe_status cases_of(struct test *t, enum gpu_kernel k, const struc
 {
     enum vkmoe_status st = VKMOE_OK;
     struct bench_case c = {0};
-    struct bench_miss miss;
-    bool made = true, good;
+    bool made = true;
 
     for (uint32_t use = 0; made && !*wrong; use++) {
         TRY(bench_case_make(&c, k, use, env, &made, err));
-        if (made) {
-            const struct bench_finding f = {gpu_kernel_info(k)->name, c.shape, c.format, c.what, &miss};
-
-            TRY(bench_run_check(&t->runner, &c, &good, &miss, err));
-            t->r->n_cases++;
-            *wrong = !good;
-            if (!good && t->p->finding)
-                t->p->finding(t->p->user, &f);
-        }
+        if (made && t->wishing)
+            gpu_pipeline_wish(t->runner.dev, k, c.spec, c.n_spec * sizeof(uint32_t), c.n_segs);
+        else if (made)
+            TRY(check_case(t, &c, wrong, err));
         bench_case_free(&c);
     }
 done:
@@ -60,14 +72,26 @@ static const enum mdl_type types[][3] = {
     {MDL_Q4_0, MDL_Q8_0}, {MDL_F16, MDL_F32, MDL_BF16}, {MDL_Q4_0, MDL_F16}};
 static const uint32_t n_types[] = {2, 3, 2};
 
+/* A form of the row core that these variants do not take: tuning may. */
+static bool is_spare(const char *name, const struct run_variants *v)
+{
+    return (strstr(name, "_sg") && v->core != RUN_CORE_SUBGROUP) ||
+           (strstr(name, "_ln") && v->core != RUN_CORE_LANES);
+}
+
 /* Drivers take long to compile some kernels. Modules that index the array of segments differ from the plain
- * ones in that alone; rows on lanes, and few tokens, need no larger shape: */
-static uint32_t types_of(enum gpu_kernel k, uint32_t shape)
+ * ones in that alone; rows on lanes, and few tokens, need no larger shape; of forms that nobody takes without
+ * asking, each block and one other format do: */
+static uint32_t types_of(enum gpu_kernel k, uint32_t shape, const struct run_variants *v)
 {
     const char *name = gpu_kernel_info(k)->name;
 
     if (!bench_case_typed(k))
         return 1;
+    if (is_spare(name, v))
+        return strstr(name, "_arr") ? shape == 0 : shape == 0 ? n_types[0] : shape == 1;
+    if (strstr(name, "_few") && v->tile != RUN_TILE_SHARED)
+        return shape == 0;
     if (strstr(name, "_arr"))
         return shape < 2;
     return (strstr(name, "_ln") || strstr(name, "_few")) && !strstr(name, "attn") && shape == 2
@@ -84,7 +108,7 @@ static enum vkmoe_status test_kernel(struct test *t, enum gpu_kernel k, bool *wr
     *wrong = false;
     for (uint32_t i = 0; i < COR_COUNT(types); i++) {
         env.shape = bench_shape_odd(i);
-        for (uint32_t f = 0; f < types_of(k, i) && !*wrong; f++) {
+        for (uint32_t f = 0; f < types_of(k, i, &env.variants) && !*wrong; f++) {
             env.type = types[i][f];
             TRY(cases_of(t, k, &env, wrong, err));
         }
@@ -125,12 +149,34 @@ static bool is_slow(enum gpu_kernel k)
     return strstr(name, "_ln") || strstr(name, "_few");
 }
 
+static bool is_wanted(const struct test *t, enum gpu_kernel k)
+{
+    return bench_filter(t->p->only, gpu_kernel_info(k)->name) && bench_case_known(k);
+}
+
+/* Asks threads for the pipelines of a round, those that are needed first last. */
+static enum vkmoe_status wish(struct test *t, bool slow, struct vkmoe_err *err)
+{
+    enum vkmoe_status st = VKMOE_OK;
+    bool wrong;
+
+    t->wishing = true;
+    for (int k = GPU_KERNEL_COUNT - 1; k >= 0; k--)
+        if (is_slow((enum gpu_kernel)k) == slow && is_wanted(t, (enum gpu_kernel)k) &&
+            gpu_kernel_usable(t->runner.dev, (enum gpu_kernel)k))
+            TRY(test_kernel(t, (enum gpu_kernel)k, &wrong, err));
+    gpu_pipelines_ahead(t->runner.dev);
+done:
+    t->wishing = false;
+    return st;
+}
+
 static enum vkmoe_status one_kernel(struct test *t, const struct bench_device *d, enum gpu_kernel k,
                                     uint64_t start, bool *wrong, struct vkmoe_err *err)
 {
     enum vkmoe_status st = VKMOE_OK;
 
-    if (!bench_filter(t->p->only, gpu_kernel_info(k)->name) || !bench_case_known(k))
+    if (!is_wanted(t, k))
         return VKMOE_OK;
     if (!gpu_kernel_usable(d->dev, k)) {
         t->r->n_unusable++;
@@ -158,13 +204,15 @@ enum vkmoe_status bench_selftest(struct bench_selftest *result, struct bench_dev
 
     memset(result, 0, sizeof(*result));
     TRY(bench_runner_open(&t.runner, d->dev, err));
-    for (int round = 0; round < 2; round++)
+    for (int round = 0; round < 2; round++) {
+        TRY(wish(&t, round == 1, err));
         for (int k = 0; k < GPU_KERNEL_COUNT; k++)
             if (is_slow((enum gpu_kernel)k) == (round == 1)) {
                 if (p->progress)
                     p->progress(p->user, n_done++, GPU_KERNEL_COUNT);
                 TRY(one_kernel(&t, d, (enum gpu_kernel)k, start, &wrong[k], err));
             }
+    }
     choose_off(result, wrong);
     result->seconds = (double)(cor_now_ns() - start) / 1e9;
 done:

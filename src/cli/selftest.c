@@ -80,7 +80,9 @@ static void end(const struct report *r, const struct bench_selftest *s, bool rem
     printf("%u kernels, %u cases in %.1f s: %s", s->n_kernels, s->n_cases, s->seconds,
            s->n_wrong ? "" : "all good\n");
     if (s->n_left)
-        printf("not tested, for this driver compiles too slowly: %u kernels\n", s->n_left);
+        printf("not tested, for this driver compiles too slowly: %u kernels (many keep what they compiled: "
+               "run again)\n",
+               s->n_left);
     if (s->n_wrong)
         printf("%u wrong\n", s->n_wrong);
     if (s->off[0])

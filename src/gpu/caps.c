@@ -160,7 +160,7 @@ static void query_properties2(struct gpu_phys *p)
     p->caps.subgroup_size = sg.subgroupSize;
     p->caps.subgroup =
         (sg.supportedStages & VK_SHADER_STAGE_COMPUTE_BIT) && (sg.supportedOperations & ops) == ops;
-    p->caps.broadcast =
+    p->caps.rows_on_lanes = /* and the layout: query_features2 */
         p->caps.subgroup && sg.subgroupSize >= 8 && (sg.supportedOperations & VK_SUBGROUP_FEATURE_BALLOT_BIT);
     snprintf(p->info.driver, sizeof(p->info.driver), "%s",
              drv.driverName[0] ? drv.driverName : "unknown driver");
@@ -182,6 +182,8 @@ static void query_features2(struct gpu_phys *p)
         .sType = VK_STRUCTURE_TYPE_PHYSICAL_DEVICE_SHADER_FLOAT16_INT8_FEATURES};
     VkPhysicalDeviceShaderIntegerDotProductFeatures dot = {
         .sType = VK_STRUCTURE_TYPE_PHYSICAL_DEVICE_SHADER_INTEGER_DOT_PRODUCT_FEATURES};
+    VkPhysicalDeviceScalarBlockLayoutFeatures scalar = {
+        .sType = VK_STRUCTURE_TYPE_PHYSICAL_DEVICE_SCALAR_BLOCK_LAYOUT_FEATURES};
     VkPhysicalDeviceBufferDeviceAddressFeatures bda = {
         .sType = VK_STRUCTURE_TYPE_PHYSICAL_DEVICE_BUFFER_DEVICE_ADDRESS_FEATURES};
     VkPhysicalDevicePipelineExecutablePropertiesFeaturesKHR exec = {
@@ -192,6 +194,8 @@ static void query_features2(struct gpu_phys *p)
         CHAIN(f2, f16);
     if (v13 || p->exts.int_dot)
         CHAIN(f2, dot);
+    if (v12 || p->exts.scalar_layout)
+        CHAIN(f2, scalar);
     if (v12 || p->exts.buffer_address)
         CHAIN(f2, bda);
     if (p->exts.exec_props)
@@ -200,6 +204,7 @@ static void query_features2(struct gpu_phys *p)
     p->features = f2.features;
     p->caps.f16 = f16.shaderFloat16 && s16.storageBuffer16BitAccess;
     p->caps.dot8 = dot.shaderIntegerDotProduct == VK_TRUE && gpu_spirv_dot;
+    p->caps.rows_on_lanes = p->caps.rows_on_lanes && scalar.scalarBlockLayout == VK_TRUE;
     p->caps.bda = bda.bufferDeviceAddress == VK_TRUE;
     p->caps.budget = p->exts.memory_budget;
     p->caps.host_import = p->exts.host_memory;
@@ -328,11 +333,11 @@ done:
 #define CLAMP_FLAGS(X)                                                                             \
     X(f16, f16)                                                                                    \
     X(subgroup, subgroup)                                                                          \
-    X(broadcast, broadcast) X(dot8, dot8) X(bda, bda) X(budget, budget) X(hostimport, host_import) \
+    X(lanes, rows_on_lanes) X(dot8, dot8) X(bda, bda) X(budget, budget) X(hostimport, host_import) \
         X(transfer, transfer_queue) X(array, array) X(uma, uma) X(coherent, coherent)
 
 #define WORDS                                                                                          \
-    "-f16 -subgroup -broadcast -dot8 -bda -budget -hostimport -transfer -array -uma -coherent -tuned " \
+    "-f16 -subgroup -lanes -dot8 -bda -budget -hostimport -transfer -array -uma -coherent -tuned " \
     "range= buffers= heap= alloc="
 
 static bool is_word(const char *w, size_t n, const char *word)
@@ -426,7 +431,7 @@ enum vkmoe_status gpu_caps_clamp(struct gpu_caps *caps, const char *list, struct
     }
     if (!caps->subgroup) {
         caps->subgroup_size = 0;
-        caps->broadcast = false;
+        caps->rows_on_lanes = false;
     }
 done:
     return st;
@@ -435,6 +440,6 @@ done:
 bool gpu_caps_allow(const struct gpu_caps *caps, uint32_t needs)
 {
     return (!(needs & GPU_NEED_SUBGROUP) || caps->subgroup) && (!(needs & GPU_NEED_ARRAY) || caps->array) &&
-           (!(needs & GPU_NEED_F16) || caps->f16) && (!(needs & GPU_NEED_BROADCAST) || caps->broadcast) &&
+           (!(needs & GPU_NEED_F16) || caps->f16) && (!(needs & GPU_NEED_LANES) || caps->rows_on_lanes) &&
            (!(needs & GPU_NEED_DOT) || caps->dot8);
 }

@@ -396,6 +396,8 @@ enum vkmoe_status gpu_submit(struct gpu_device *dev, struct gpu_cmds *const *cmd
     si.commandBufferCount = n;
     si.pCommandBuffers = dev->batch;
     TRY(gpu_join_copies(dev, &si, err));
+    if (!dev->n_in_flight)
+        gpu_profile_submitting(dev);
     r = VK_CALL(dev->fn.vkQueueSubmit(dev->queue, 1, &si, dev->fences[dev->n_in_flight]));
     if (r != VK_SUCCESS)
         TRY(gpu_fail(dev, r, "submitting", cmds[0]->name, err));

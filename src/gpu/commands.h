@@ -80,6 +80,15 @@ struct gpu_kernel_time {
     double bytes, flops; /* by the costs of dispatches; of those that an absent expert emptied too */
 };
 
+/* Besides kernels, between two waits: from the first kernel's begin to the last one's end on the device, and
+ * from the first submit to the end of the wait on the host. */
+struct gpu_gaps {
+    uint64_t waits;
+    double device_ns, host_ns;
+};
+
+/* NULL: as gpu_profile_times. */
+const struct gpu_gaps *gpu_profile_gaps(const struct gpu_device *dev);
 /* Sums by kernel since opening or reset, of what gpu_wait has seen end: GPU_KERNEL_COUNT entries. NULL unless
  * the device was opened with `profile`. */
 const struct gpu_kernel_time *gpu_profile_times(const struct gpu_device *dev);

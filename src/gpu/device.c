@@ -33,6 +33,8 @@ static enum vkmoe_status create_device(struct gpu_device *dev, const struct gpu_
         .sType = VK_STRUCTURE_TYPE_PHYSICAL_DEVICE_SHADER_FLOAT16_INT8_FEATURES_KHR};
     VkPhysicalDeviceShaderIntegerDotProductFeatures dot = {
         .sType = VK_STRUCTURE_TYPE_PHYSICAL_DEVICE_SHADER_INTEGER_DOT_PRODUCT_FEATURES};
+    VkPhysicalDeviceScalarBlockLayoutFeatures scalar = {
+        .sType = VK_STRUCTURE_TYPE_PHYSICAL_DEVICE_SCALAR_BLOCK_LAYOUT_FEATURES};
     VkDeviceCreateInfo ci = {.sType = VK_STRUCTURE_TYPE_DEVICE_CREATE_INFO};
     VkResult r;
 
@@ -73,6 +75,13 @@ static enum vkmoe_status create_device(struct gpu_device *dev, const struct gpu_
         dot.shaderIntegerDotProduct = VK_TRUE;
         dot.pNext = (void *)(uintptr_t)ci.pNext;
         ci.pNext = &dot;
+    }
+    if (dev->caps.rows_on_lanes) {
+        if (phys->exts.scalar_layout)
+            exts[ci.enabledExtensionCount++] = VK_EXT_SCALAR_BLOCK_LAYOUT_EXTENSION_NAME;
+        scalar.scalarBlockLayout = VK_TRUE;
+        scalar.pNext = (void *)(uintptr_t)ci.pNext;
+        ci.pNext = &scalar;
     }
     if ((r = VK_CALL(vkCreateDevice(phys->vk, &ci, NULL, &dev->vk))) != VK_SUCCESS) {
         dev->vk = VK_NULL_HANDLE;

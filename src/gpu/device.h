@@ -27,7 +27,7 @@ struct gpu_caps {
     uint32_t copy_align;
     uint32_t subgroup_size;
     bool subgroup;             /* basic + arithmetic subgroup operations in compute */
-    bool broadcast;            /* ballot operations too, and subgroups of at least eight lanes */
+    bool rows_on_lanes;        /* ballot operations, subgroups of eight lanes or more, scalarBlockLayout */
     bool f16, dot8, bda, budget, host_import;
     bool dot8_fast;            /* integer dot products are instructions of their own */
     bool transfer_queue;       /* a queue family for transfers alone, used for copies out of rings */

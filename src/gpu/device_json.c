@@ -91,7 +91,7 @@ static void put_caps(struct text *t, const struct gpu_phys *p)
         bool on;
     } fast[] = {
         {"subgroup", c->subgroup},
-        {"broadcast", c->broadcast},
+        {"rows_on_lanes", c->rows_on_lanes},
         {"f16", c->f16},
         {"dot8", c->dot8},
         {"buffer_device_address", c->bda},

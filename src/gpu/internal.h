@@ -35,6 +35,7 @@ enum vkmoe_status gpu_fail(struct gpu_device *dev, VkResult r, const char *what,
     X(driver_props, "VK_KHR_driver_properties")            \
     X(float16_int8, "VK_KHR_shader_float16_int8")          \
     X(int_dot, "VK_KHR_shader_integer_dot_product")        \
+    X(scalar_layout, "VK_EXT_scalar_block_layout")         \
     X(buffer_address, "VK_KHR_buffer_device_address")      \
     X(host_memory, "VK_EXT_external_memory_host")          \
     X(portability, "VK_KHR_portability_subset")
@@ -193,6 +194,7 @@ void gpu_queries_destroy(struct gpu_queries *q, struct gpu_device *dev);
 void gpu_queries_begin(struct gpu_queries *q, struct gpu_device *dev, VkCommandBuffer cmd);
 void gpu_queries_stamp(struct gpu_queries *q, struct gpu_device *dev, VkCommandBuffer cmd, enum gpu_kernel k,
                        const struct gpu_cost *cost, bool after);
+void gpu_profile_submitting(struct gpu_device *dev); /* before the first submit behind a wait */
 void gpu_profile_submitted(struct gpu_device *dev, struct gpu_queries *q);
 void gpu_profile_collect(struct gpu_device *dev); /* after a wait */
 

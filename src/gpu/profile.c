@@ -2,6 +2,7 @@
  * Owns query pools and sums; off unless the device was opened for it. */
 #include <string.h>
 
+#include "core/os.h"
 #include "gpu/internal.h"
 
 #define DISPATCHES  1024 /* of one command buffer that are timed; later ones are not */
@@ -16,6 +17,8 @@ struct gpu_queries {
 
 struct gpu_profile {
     struct gpu_kernel_time times[GPU_KERNEL_COUNT];
+    struct gpu_gaps gaps;
+    uint64_t since; /* of the first submit that has not been waited for */
     double tick_ns;
     uint64_t mask;        /* valid bits of a timestamp */
     struct gpu_step step; /* of the next submits */
@@ -125,6 +128,12 @@ void gpu_profile_step(struct gpu_device *dev, const struct gpu_step *step)
         dev->profile->step = *step;
 }
 
+void gpu_profile_submitting(struct gpu_device *dev)
+{
+    if (dev->profile)
+        dev->profile->since = cor_now_ns();
+}
+
 void gpu_profile_submitted(struct gpu_device *dev, struct gpu_queries *q)
 {
     struct gpu_profile *p = dev->profile;
@@ -139,6 +148,7 @@ void gpu_profile_submitted(struct gpu_device *dev, struct gpu_queries *q)
 void gpu_profile_collect(struct gpu_device *dev)
 {
     struct gpu_profile *p = dev->profile;
+    uint64_t first = 0, last = 0; /* ticks from the first stamp on */
 
     for (uint32_t i = 0; p && i < p->n_submitted; i++) {
         const struct gpu_queries *q = p->submitted[i];
@@ -146,11 +156,15 @@ void gpu_profile_collect(struct gpu_device *dev)
         if (dev->fn.vkGetQueryPoolResults(dev->vk, q->pool, 0, 2 * q->n, sizeof(p->stamps), p->stamps, 8,
                                           VK_QUERY_RESULT_64_BIT) != VK_SUCCESS)
             continue;
+        if (!first)
+            first = p->stamps[0];
         for (uint32_t j = 0; j < q->n; j++) {
+            uint64_t end = (p->stamps[2 * j + 1] - first) & p->mask;
             uint64_t ticks = (p->stamps[2 * j + 1] - p->stamps[2 * j]) & p->mask;
             struct gpu_kernel_time *t = &p->times[q->kernels[j]];
             struct gpu_amount amount = {0};
 
+            last = end > last && end < p->mask / 2 ? end : last;
             gpu_cost_add(&amount, &q->costs[j], &p->steps[i]);
             t->count++;
             t->ns += (double)ticks * p->tick_ns;
@@ -158,8 +172,17 @@ void gpu_profile_collect(struct gpu_device *dev)
             t->flops += (double)amount.flops;
         }
     }
-    if (p)
+    if (p && p->n_submitted) {
         p->n_submitted = 0;
+        p->gaps.waits++;
+        p->gaps.device_ns += (double)last * p->tick_ns;
+        p->gaps.host_ns += (double)(cor_now_ns() - p->since);
+    }
+}
+
+const struct gpu_gaps *gpu_profile_gaps(const struct gpu_device *dev)
+{
+    return dev->profile ? &dev->profile->gaps : NULL;
 }
 
 const struct gpu_kernel_time *gpu_profile_times(const struct gpu_device *dev)
@@ -169,6 +192,8 @@ const struct gpu_kernel_time *gpu_profile_times(const struct gpu_device *dev)
 
 void gpu_profile_reset(struct gpu_device *dev)
 {
-    if (dev->profile)
-        memset(dev->profile->times, 0, sizeof(dev->profile->times));
+    if (!dev->profile)
+        return;
+    memset(dev->profile->times, 0, sizeof(dev->profile->times));
+    memset(&dev->profile->gaps, 0, sizeof(dev->profile->gaps));
 }

@@ -65,7 +65,7 @@ static void matrix_piece(const struct run_graph *g, const struct run_matrix *m, 
         .row_bytes = (uint32_t)m->row_bytes,
         .add = u->add,
         .rows = u->many ? tile_rows(g) : matvec_rows(g),
-        .aligned = run_alignment(m->type, m->row_bytes, 0),
+        .aligned = run_alignment(m->type, m->row_bytes, 0, 0),
         .count_rows = u->count_rows,
     };
     const struct push_mat push = {.out0 = out0 + p->row0, .n_rows = p->n_rows, .w_off = 0};
@@ -142,7 +142,7 @@ static void add_and_norm(const struct run_graph *g, const struct run_matrix *m, 
         .format = m->type,
         .row_bytes = (uint32_t)m->row_bytes,
         .rows = matvec_rows(g),
-        .aligned = run_alignment(m->type, m->row_bytes, 0),
+        .aligned = run_alignment(m->type, m->row_bytes, 0, 0),
         .eps_bits = cor_float_bits(c->rms_eps),
     };
 
@@ -349,9 +349,9 @@ static struct spec_expert expert_spec(const struct run_graph *g, uint32_t layer,
     const struct run_expert_layout *at = &pool->layout[layer];
     uint32_t aligned =
         step == GATE_UP
-            ? min32(run_alignment(at->gate, mdl_row_bytes(at->gate, c->dim), pool->slot_bytes),
-                    run_alignment(at->up, mdl_row_bytes(at->up, c->dim), pool->slot_bytes | at->up_off))
-            : run_alignment(at->down, mdl_row_bytes(at->down, c->ff_expert), pool->slot_bytes | at->down_off);
+            ? min32(run_alignment(at->gate, mdl_row_bytes(at->gate, c->dim), 0, pool->slot_bytes),
+                    run_alignment(at->up, mdl_row_bytes(at->up, c->dim), at->up_off, pool->slot_bytes))
+            : run_alignment(at->down, mdl_row_bytes(at->down, c->ff_expert), at->down_off, pool->slot_bytes);
     bool shared = c->n_shared && fuses_experts(g, layer);
 
     uint32_t k = step == GATE_UP ? c->dim : c->ff_expert;
@@ -537,7 +537,7 @@ static void route_one(const struct run_graph *g, uint32_t layer, uint32_t n_part
         .format = m->type,
         .row_bytes = (uint32_t)m->row_bytes,
         .rows = matvec_rows(g),
-        .aligned = run_alignment(m->type, m->row_bytes, 0),
+        .aligned = run_alignment(m->type, m->row_bytes, 0, 0),
     };
     const uint32_t next = g->prog->n_dispatches + m->n_pieces;
 

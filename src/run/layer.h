@@ -23,8 +23,8 @@ void run_record_embed(const struct run_graph *g);
 void run_record_keys(const struct run_graph *g, uint32_t layer);      /* a: q; k and v into the cache */
 void run_record_attention(const struct run_graph *g, uint32_t layer); /* b: from q to the router */
 void run_record_experts(const struct run_graph *g, uint32_t layer);   /* c */
-/* Many: the row of the chunk that the step names by its position becomes the first, in what b reads. Then b, c
- * and the head may run for that row alone. */
+/* Many: the row of the chunk that the step names by its position becomes the first, in what b reads. Then b,
+ * c and the head may run for that row alone. */
 void run_record_last(const struct run_graph *g);
 /* Output head for the rows [row0, row0 + n_rows) of the step: one row, or up to state->n_rows (all). */
 void run_record_head(const struct run_graph *g, bool all);

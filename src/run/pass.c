@@ -618,8 +618,8 @@ static enum vkmoe_status run_token(struct run_pass *p, const struct run_step *in
 static enum vkmoe_status run_last(struct run_pass *p, const struct run_step *in, struct vkmoe_err *err)
 {
     const uint32_t row = in->n_tokens - 1;
-    const struct run_step pick = {.tokens = in->tokens + row, .n_tokens = 1, .pos = row, .n_rows = 1};
-    const struct run_step last = {.tokens = in->tokens + row, .n_tokens = 1, .pos = in->pos + row, .n_rows = 1};
+    const struct run_step pick = {in->tokens + row, .n_tokens = 1, .pos = row, .n_rows = 1};
+    const struct run_step last = {in->tokens + row, .n_tokens = 1, .pos = in->pos + row, .n_rows = 1};
     const struct stretch s = {.prog = chunk_program(p, in),
                               .from = run_part_attention(n_layers(p) - 1),
                               .to = part_head(p) + 1,

@@ -66,9 +66,10 @@ void run_pass_counts(const struct run_pass *p, struct vkmoe_session_counts *coun
 
 /* One token, to the logits of the next. */
 enum vkmoe_status run_pass_token(struct run_pass *p, const struct run_step *in, struct vkmoe_err *err);
-/* Which logits a chunk is for. NONE and LAST leave out, where nobody watches the router, what only other rows'
- * logits depend on: the last layer's attention and experts. */
+/* Which logits a chunk is for. */
 enum run_want { RUN_WANT_NONE, RUN_WANT_LAST, RUN_WANT_ALL };
+/* Does a chunk leave out what only the logits of other rows depend on, the last layer's attention and
+ * experts? Where nobody watches the router. */
 bool run_pass_trims(const struct run_pass *p, uint32_t n_tokens, enum run_want want);
 /* A chunk. RUN_WANT_LAST: with the logits of its last token; RUN_WANT_ALL: run_pass_rows may follow.
  * per_submit: parts at most. */

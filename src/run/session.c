@@ -224,8 +224,8 @@ done:
 }
 
 /* Parts per submit so that none is predicted to pass the limit: layers, of which the first submit takes one,
- * or, where a layer takes too long, each part by itself. Less than a part is not to be had: chunks are not cut
- * by time, since results must not depend on it. */
+ * or, where a layer takes too long, each part by itself. Less than a part is not to be had: chunks are not
+ * cut by time, since results must not depend on it. */
 static uint32_t parts_per_submit(const struct run_session *s, uint32_t n_tokens)
 {
     uint64_t layer_ns = s->layer_ns * n_tokens / s->state.chunk;

@@ -42,7 +42,7 @@ static uint32_t *value_of(struct run_variants *v, const struct field *f)
 void run_variants_default(struct run_variants *v, const struct gpu_caps *caps)
 {
     bool narrow = caps->subgroup_size <= RUN_NARROW;
-    bool on_lanes = caps->broadcast && caps->subgroup_size <= 8;
+    bool on_lanes = caps->rows_on_lanes && caps->subgroup_size <= 8;
 
     *v = (struct run_variants){
         .core = on_lanes         ? RUN_CORE_LANES
@@ -59,7 +59,7 @@ bool run_variants_usable(const struct run_variants *v, const struct gpu_caps *ca
     return v->core < RUN_CORES && v->tile < RUN_TILES && v->rows >= 1 && v->rows <= ROWS_MAX &&
            v->lanes >= 1 && v->lanes <= caps->max_wg && (v->core != RUN_CORE_SUBGROUP || caps->subgroup) &&
            ((v->core != RUN_CORE_LANES && v->tile != RUN_TILE_LANES) ||
-            (caps->broadcast && caps->subgroup_size <= RUN_NARROW)); /* GPUs would spill registers */
+            (caps->rows_on_lanes && caps->subgroup_size <= RUN_NARROW)); /* GPUs would spill registers */
 }
 
 static bool parse_value(const struct field *f, const char *text, size_t n, uint32_t *value)
@@ -148,12 +148,14 @@ uint32_t run_tile_lanes(enum run_tile tile, enum run_core core, const struct gpu
                                   : TILE_WG;
 }
 
-uint32_t run_alignment(enum mdl_type t, uint64_t row_bytes, uint64_t at)
+uint32_t run_alignment(enum mdl_type t, uint64_t row_bytes, uint64_t at, uint64_t stride)
 {
     const struct mdl_type_info *info = mdl_type_find(t);
-    uint64_t all = row_bytes | at;
+    const uint64_t all = row_bytes | at | stride, pair = 2u * info->block_bytes;
 
-    if (info->block_elems == 1 && all % 16 == 0)
-        return 2;
-    return all % 4 == 0 && (info->block_elems == 1 || info->block_bytes % 4 == 0);
+    if (info->block_elems == 1)
+        return all % 16 == 0 ? 2 : all % 4 == 0;
+    if (info->block_bytes % 4 == 2)
+        return row_bytes % pair == 0 && at % pair == 0 && stride % pair == 0 ? 3 : 0;
+    return all % 4 == 0;
 }

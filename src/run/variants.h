@@ -60,7 +60,7 @@ uint32_t run_core_lanes(enum run_core core, const struct gpu_caps *caps, uint32_
 /* The same of kernels for many vectors. core: of RUN_TILE_FEW. */
 uint32_t run_tile_rows(enum run_tile tile, const struct gpu_caps *caps);
 uint32_t run_tile_lanes(enum run_tile tile, enum run_core core, const struct gpu_caps *caps, uint32_t k);
-/* `aligned` of shared/params.h for rows of row_bytes bytes. at: a byte that one starts at. */
-uint32_t run_alignment(enum mdl_type t, uint64_t row_bytes, uint64_t at);
+/* `aligned` of shared/params.h for matrices of rows of row_bytes bytes that start at at + i stride. */
+uint32_t run_alignment(enum mdl_type t, uint64_t row_bytes, uint64_t at, uint64_t stride);
 
 #endif

@@ -28,10 +28,10 @@ static bool is(const struct specs_case *c, const char *prefix)
     return !strncmp(gpu_kernel_info(c->kernel)->name, prefix, strlen(prefix));
 }
 
-/* Elements of a row that lib/lanes.glsl takes at a time. */
+/* Elements of a row that lib/lanes.glsl takes in a round: of blocks, two. */
 static uint32_t chunk_of(uint32_t format)
 {
-    return format == FMT_F32 ? 8 : format == FMT_F16 || format == FMT_BF16 ? 16 : 32;
+    return format == FMT_F32 ? 8 : format == FMT_F16 || format == FMT_BF16 ? 16 : 64;
 }
 
 /* Zeros: the kernel multiplies no matrix. */

@@ -63,14 +63,14 @@ static void add_matrices(struct list *l, const struct bench_shape *s, enum mdl_t
                          .format = t,
                          .row_bytes = (uint32_t)mdl_row_bytes(t, s->dim),
                          .rows = 4,
-                         .aligned = run_alignment(t, mdl_row_bytes(t, s->dim), 0)};
+                         .aligned = run_alignment(t, mdl_row_bytes(t, s->dim), 0, 0)};
 
     const struct spec_mat_norm norm = {.k = s->dim,
                                        .dim = s->dim,
                                        .format = t,
                                        .row_bytes = (uint32_t)mdl_row_bytes(t, s->dim),
                                        .rows = 4,
-                                       .aligned = run_alignment(t, mdl_row_bytes(t, s->dim), 0),
+                                       .aligned = run_alignment(t, mdl_row_bytes(t, s->dim), 0, 0),
                                        .eps_bits = cor_float_bits(1e-6f)};
     struct spec_mat_norm o = norm;
 
@@ -119,7 +119,7 @@ static void add_experts(struct list *l, const struct bench_shape *s, enum mdl_ty
                                      .slots_per_seg = 64,
                                      .n_segs = 1,
                                      .rows = 4,
-                                     .aligned = run_alignment(t, mdl_row_bytes(t, s->dim), 0),
+                                     .aligned = run_alignment(t, mdl_row_bytes(t, s->dim), 0, 0),
                                      .eps_bits = cor_float_bits(1e-6f)};
     struct spec_expert up = base, down = base, tile = base, team = base, lanes = base;
 

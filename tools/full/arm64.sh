@@ -13,12 +13,15 @@ configure build-arm64 -DCMAKE_TOOLCHAIN_FILE=cmake/toolchains/arm64-linux.cmake 
 cmake --build build-arm64
 file build-arm64/vkmoe 2>/dev/null || true
 
-# Emulation costs 10 to 80 times: of the end-to-end tests only the shortest whole way, from text to text.
+# Emulation costs 10 to 80 times: of the end-to-end tests only the shortest whole way, from text to text. Left
+# out besides: what wants the validation layer, and single kernels, whose formats lavapipe:arm64 cannot all
+# compile (LLVM 15: "Cannot select: v4f32 = truncate").
+left_out='test_e2e*,test_gpu*,test_radv*,test_kernels*,test_bench_cases,test_fetch,test_tags'
 counts=$(mktemp)
 trap 'rm -f "$counts"' EXIT
 status=0
 tools/run_tests.py --build build-arm64 --wrapper qemu-aarch64 --foreign aarch64 --timeout 3000 \
-    --leave-out 'test_e2e*,test_gpu*,test_radv*' --counts "$counts" || status=1
+    --leave-out "$left_out" --counts "$counts" || status=1
 sed 's/^/counts /' "$counts"
 
 # The same greedy tokens as here, where the golden tests hold.
