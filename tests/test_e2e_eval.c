@@ -202,9 +202,9 @@ static double score_fast(struct device_case *c, double *n)
     return score.nll;
 }
 
-/* Activations rounded to 8 bits: perplexity within 0.1 % of the exact path on the same weights. Of other texts
- * so few tokens are scored here that 0.2 % are chance: tools/full/perplexity.py --fast scores complete ones.
- * caps: with and without the device's dot product, which give the same bits. */
+/* Activations rounded to 8 bits: perplexity within 0.1 % of the exact path on the same weights. Of other
+ * texts so few tokens are scored here that 0.2 % are chance: tools/full/perplexity.py --fast scores complete
+ * ones. caps: with and without the device's dot product, which give the same bits. */
 static void check_fast(enum mdl_type type)
 {
     static const char *const caps[] = {NULL, "-dot8"};
