@@ -5,51 +5,13 @@
 #ifndef LIB_SEGMENT_GLSL
 #define LIB_SEGMENT_GLSL
 
-#include "lib/block_pair.glsl"
 #include "shared/step.h"
 
+#define WEIGHTS_BINDING SEG_BINDING
 #ifdef SEG_ARRAY
-layout(std430, set = 0, binding = SEG_BINDING) readonly buffer Segments {
-    uint data[];
-} segments[N_SEGS];
-layout(std430, set = 0, binding = SEG_BINDING) readonly buffer Segments4 {
-    uvec4 data[];
-} segments4[N_SEGS];
-uint segment_index;
-#define LOAD_WORD(i) segments[segment_index].data[i]
-#define LOAD_WORD4(i) segments4[segment_index].data[i]
-#ifdef USE_LANES
-layout(scalar, set = 0, binding = SEG_BINDING) readonly buffer SegmentsQ4 {
-    pair_q4 data[];
-} segments_q4[N_SEGS];
-layout(scalar, set = 0, binding = SEG_BINDING) readonly buffer SegmentsQ8 {
-    pair_q8 data[];
-} segments_q8[N_SEGS];
-#define LOAD_PAIR_Q4(i) segments_q4[segment_index].data[i]
-#define LOAD_PAIR_Q8(i) segments_q8[segment_index].data[i]
+#define WEIGHTS_ARRAY N_SEGS
 #endif
-#else
-layout(std430, set = 0, binding = SEG_BINDING) readonly buffer Segment {
-    uint data[];
-} segment;
-layout(std430, set = 0, binding = SEG_BINDING) readonly buffer Segment4 {
-    uvec4 data[];
-} segment4;
-#define LOAD_WORD(i) segment.data[i]
-#define LOAD_WORD4(i) segment4.data[i]
-#ifdef USE_LANES
-layout(scalar, set = 0, binding = SEG_BINDING) readonly buffer SegmentQ4 {
-    pair_q4 data[];
-} segment_q4;
-layout(scalar, set = 0, binding = SEG_BINDING) readonly buffer SegmentQ8 {
-    pair_q8 data[];
-} segment_q8;
-#define LOAD_PAIR_Q4(i) segment_q4.data[i]
-#define LOAD_PAIR_Q8(i) segment_q8.data[i]
-#endif
-#endif
-#define WORDS_ALIGNED (ALIGNED >= 1u)
-#define WORDS_WIDE (ALIGNED >= 2u)
+#include "lib/weights.glsl"
 
 bool is_shared(uint slot)
 {

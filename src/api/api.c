@@ -155,19 +155,12 @@ bool vkmoe_device_kernel_time(const vkmoe_device *dev, uint32_t index, struct vk
 
 bool vkmoe_device_get_gaps(const vkmoe_device *dev, struct vkmoe_device_gaps *gaps)
 {
-    const struct gpu_kernel_time *t = gpu_profile_times(dev->gpu);
     const struct gpu_gaps *g = gpu_profile_gaps(dev->gpu);
-    double kernels = 0;
 
     memset(gaps, 0, sizeof(*gaps));
-    for (uint32_t k = 0; t && k < GPU_KERNEL_COUNT; k++)
-        kernels += t[k].ns;
-    if (!g)
-        return false;
-    gaps->waits = g->waits;
-    gaps->between_ms = g->device_ns > kernels ? (g->device_ns - kernels) / 1e6 : 0; /* kernels may overlap */
-    gaps->around_ms = g->host_ns > g->device_ns ? (g->host_ns - g->device_ns) / 1e6 : 0;
-    return true;
+    if (g)
+        *gaps = (struct vkmoe_device_gaps){g->waits, g->between_ns / 1e6, g->around_ns / 1e6};
+    return g != NULL;
 }
 
 void vkmoe_device_reset_times(vkmoe_device *dev)

@@ -80,11 +80,11 @@ struct gpu_kernel_time {
     double bytes, flops; /* by the costs of dispatches; of those that an absent expert emptied too */
 };
 
-/* Besides kernels, between two waits: from the first kernel's begin to the last one's end on the device, and
- * from the first submit to the end of the wait on the host. */
+/* What is no kernel, added up over waits: on the device, from the first kernel's begin to the last one's end;
+ * on the host, from the first submit to the end of the wait, beyond that. */
 struct gpu_gaps {
     uint64_t waits;
-    double device_ns, host_ns;
+    double between_ns, around_ns;
 };
 
 /* NULL: as gpu_profile_times. */

@@ -19,6 +19,16 @@ void gpu_name(struct gpu_device *dev, VkObjectType type, uint64_t handle, const 
     (void)dev->inst->set_name(dev->vk, &ni); /* a missing name is no failure */
 }
 
+/* features: a structure that begins as VkBaseOutStructure does. has_ext: the device lists the extension that
+ * it came from, else it is core there. */
+static void enable(VkDeviceCreateInfo *ci, const char **exts, bool has_ext, const char *ext, void *features)
+{
+    if (has_ext)
+        exts[ci->enabledExtensionCount++] = ext;
+    ((VkBaseOutStructure *)features)->pNext = (void *)(uintptr_t)ci->pNext;
+    ci->pNext = features;
+}
+
 static enum vkmoe_status create_device(struct gpu_device *dev, const struct gpu_device_params *p,
                                        struct vkmoe_err *err)
 {
@@ -28,13 +38,17 @@ static enum vkmoe_status create_device(struct gpu_device *dev, const struct gpu_
     VkDeviceQueueCreateInfo qi[2] = {{.sType = VK_STRUCTURE_TYPE_DEVICE_QUEUE_CREATE_INFO}};
     VkPhysicalDeviceFeatures features = {0};
     VkPhysicalDevicePipelineExecutablePropertiesFeaturesKHR exec = {
-        .sType = VK_STRUCTURE_TYPE_PHYSICAL_DEVICE_PIPELINE_EXECUTABLE_PROPERTIES_FEATURES_KHR};
+        .sType = VK_STRUCTURE_TYPE_PHYSICAL_DEVICE_PIPELINE_EXECUTABLE_PROPERTIES_FEATURES_KHR,
+        .pipelineExecutableInfo = VK_TRUE};
     VkPhysicalDeviceShaderFloat16Int8FeaturesKHR half = {
-        .sType = VK_STRUCTURE_TYPE_PHYSICAL_DEVICE_SHADER_FLOAT16_INT8_FEATURES_KHR};
+        .sType = VK_STRUCTURE_TYPE_PHYSICAL_DEVICE_SHADER_FLOAT16_INT8_FEATURES_KHR,
+        .shaderFloat16 = VK_TRUE};
     VkPhysicalDeviceShaderIntegerDotProductFeatures dot = {
-        .sType = VK_STRUCTURE_TYPE_PHYSICAL_DEVICE_SHADER_INTEGER_DOT_PRODUCT_FEATURES};
+        .sType = VK_STRUCTURE_TYPE_PHYSICAL_DEVICE_SHADER_INTEGER_DOT_PRODUCT_FEATURES,
+        .shaderIntegerDotProduct = VK_TRUE};
     VkPhysicalDeviceScalarBlockLayoutFeatures scalar = {
-        .sType = VK_STRUCTURE_TYPE_PHYSICAL_DEVICE_SCALAR_BLOCK_LAYOUT_FEATURES};
+        .sType = VK_STRUCTURE_TYPE_PHYSICAL_DEVICE_SCALAR_BLOCK_LAYOUT_FEATURES,
+        .scalarBlockLayout = VK_TRUE};
     VkDeviceCreateInfo ci = {.sType = VK_STRUCTURE_TYPE_DEVICE_CREATE_INFO};
     VkResult r;
 
@@ -57,32 +71,14 @@ static enum vkmoe_status create_device(struct gpu_device *dev, const struct gpu_
         exts[ci.enabledExtensionCount++] = VK_EXT_PIPELINE_CREATION_FEEDBACK_EXTENSION_NAME;
         dev->feedback = true;
     }
-    if (dev->caps.exec_props) {
-        exts[ci.enabledExtensionCount++] = VK_KHR_PIPELINE_EXECUTABLE_PROPERTIES_EXTENSION_NAME;
-        exec.pipelineExecutableInfo = VK_TRUE;
-        ci.pNext = &exec;
-    }
-    if (dev->caps.f16) {
-        if (phys->exts.float16_int8)
-            exts[ci.enabledExtensionCount++] = VK_KHR_SHADER_FLOAT16_INT8_EXTENSION_NAME;
-        half.shaderFloat16 = VK_TRUE;
-        half.pNext = (void *)(uintptr_t)ci.pNext;
-        ci.pNext = &half;
-    }
-    if (dev->caps.dot8) {
-        if (phys->exts.int_dot)
-            exts[ci.enabledExtensionCount++] = VK_KHR_SHADER_INTEGER_DOT_PRODUCT_EXTENSION_NAME;
-        dot.shaderIntegerDotProduct = VK_TRUE;
-        dot.pNext = (void *)(uintptr_t)ci.pNext;
-        ci.pNext = &dot;
-    }
-    if (dev->caps.rows_on_lanes) {
-        if (phys->exts.scalar_layout)
-            exts[ci.enabledExtensionCount++] = VK_EXT_SCALAR_BLOCK_LAYOUT_EXTENSION_NAME;
-        scalar.scalarBlockLayout = VK_TRUE;
-        scalar.pNext = (void *)(uintptr_t)ci.pNext;
-        ci.pNext = &scalar;
-    }
+    if (dev->caps.exec_props)
+        enable(&ci, exts, true, VK_KHR_PIPELINE_EXECUTABLE_PROPERTIES_EXTENSION_NAME, &exec);
+    if (dev->caps.f16)
+        enable(&ci, exts, phys->exts.float16_int8, VK_KHR_SHADER_FLOAT16_INT8_EXTENSION_NAME, &half);
+    if (dev->caps.dot8)
+        enable(&ci, exts, phys->exts.int_dot, VK_KHR_SHADER_INTEGER_DOT_PRODUCT_EXTENSION_NAME, &dot);
+    if (dev->caps.rows_on_lanes)
+        enable(&ci, exts, phys->exts.scalar_layout, VK_EXT_SCALAR_BLOCK_LAYOUT_EXTENSION_NAME, &scalar);
     if ((r = VK_CALL(vkCreateDevice(phys->vk, &ci, NULL, &dev->vk))) != VK_SUCCESS) {
         dev->vk = VK_NULL_HANDLE;
         return gpu_fail(dev, r, "opening the device", NULL, err);

@@ -9,10 +9,10 @@
 #include "shared/step.h"
 
 #define GPU_NEED_NONE 0u
-#define GPU_NEED_SUBGROUP 1u /* subgroup arithmetic (basic + arithmetic operations in compute) */
-#define GPU_NEED_ARRAY 2u    /* dynamic indexing of an array of storage buffers */
-#define GPU_NEED_F16 8u      /* fp16 arithmetic */
-#define GPU_NEED_LANES 4u    /* subgroup broadcasts, eight lanes or more, scalar block layout */
+#define GPU_NEED_SUBGROUP 1u  /* subgroup arithmetic (basic + arithmetic operations in compute) */
+#define GPU_NEED_ARRAY 2u     /* dynamic indexing of an array of storage buffers */
+#define GPU_NEED_F16 8u       /* fp16 arithmetic */
+#define GPU_NEED_LANES 4u     /* subgroup broadcasts, eight lanes or more, scalar block layout */
 #define GPU_NEED_DOT 16u      /* integer dot products, in the device and in this build */
 
 /* X(name, push struct, storage buffers before the segments, segments: 0 none / 1 binding or array, needs).
@@ -28,51 +28,51 @@
     X(rmsnorm_sg, push_none, 4, 0, GPU_NEED_SUBGROUP)                                                        \
     X(matvec, push_mat, 3, 0, GPU_NEED_NONE)                                                                 \
     X(matvec_sg, push_mat, 3, 0, GPU_NEED_SUBGROUP)                                                          \
-    X(matvec_ln, push_mat, 3, 0, GPU_NEED_LANES)                                                         \
+    X(matvec_ln, push_mat, 3, 0, GPU_NEED_LANES)                                                             \
     X(matvec_few, push_mat, 4, 0, GPU_NEED_NONE)                                                             \
     X(matvec_few_sg, push_mat, 4, 0, GPU_NEED_SUBGROUP)                                                      \
     X(matvec_norm, push_mat_norm, 6, 0, GPU_NEED_NONE)                                                       \
     X(matvec_norm_sg, push_mat_norm, 6, 0, GPU_NEED_SUBGROUP)                                                \
-    X(matvec_norm_ln, push_mat_norm, 6, 0, GPU_NEED_LANES)                                               \
+    X(matvec_norm_ln, push_mat_norm, 6, 0, GPU_NEED_LANES)                                                   \
     X(matmul, push_mat, 4, 0, GPU_NEED_NONE)                                                                 \
-    X(matmul_ln, push_mat, 4, 0, GPU_NEED_LANES)                                                         \
+    X(matmul_ln, push_mat, 4, 0, GPU_NEED_LANES)                                                             \
     X(rope_kv, push_none, 6, 0, GPU_NEED_NONE)                                                               \
     X(attn_one, push_none, 7, 0, GPU_NEED_NONE)                                                              \
     X(attn_one_sg, push_none, 7, 0, GPU_NEED_SUBGROUP)                                                       \
     X(attn_many, push_none, 5, 0, GPU_NEED_NONE)                                                             \
-    X(attn_many_ln, push_none, 5, 0, GPU_NEED_LANES)                                                     \
+    X(attn_many_ln, push_none, 5, 0, GPU_NEED_LANES)                                                         \
     X(router, push_layer, 3, 0, GPU_NEED_NONE)                                                               \
     X(router_one, push_router, 8, 0, GPU_NEED_NONE)                                                          \
     X(router_one_sg, push_router, 8, 0, GPU_NEED_SUBGROUP)                                                   \
-    X(router_one_ln, push_router, 8, 0, GPU_NEED_LANES)                                                  \
+    X(router_one_ln, push_router, 8, 0, GPU_NEED_LANES)                                                      \
     X(group, push_group, 8, 0, GPU_NEED_NONE)                                                                \
     X(expert_gate_up, push_expert, 3, 1, GPU_NEED_NONE)                                                      \
     X(expert_gate_up_sg, push_expert, 3, 1, GPU_NEED_SUBGROUP)                                               \
     X(expert_gate_up_arr, push_expert, 3, 1, GPU_NEED_ARRAY)                                                 \
     X(expert_gate_up_sg_arr, push_expert, 3, 1, GPU_NEED_SUBGROUP | GPU_NEED_ARRAY)                          \
-    X(expert_gate_up_ln, push_expert, 3, 1, GPU_NEED_LANES)                                              \
-    X(expert_gate_up_ln_arr, push_expert, 3, 1, GPU_NEED_LANES | GPU_NEED_ARRAY)                         \
+    X(expert_gate_up_ln, push_expert, 3, 1, GPU_NEED_LANES)                                                  \
+    X(expert_gate_up_ln_arr, push_expert, 3, 1, GPU_NEED_LANES | GPU_NEED_ARRAY)                             \
     X(expert_down, push_expert, 3, 1, GPU_NEED_NONE)                                                         \
     X(expert_down_sg, push_expert, 3, 1, GPU_NEED_SUBGROUP)                                                  \
     X(expert_down_arr, push_expert, 3, 1, GPU_NEED_ARRAY)                                                    \
     X(expert_down_sg_arr, push_expert, 3, 1, GPU_NEED_SUBGROUP | GPU_NEED_ARRAY)                             \
-    X(expert_down_ln, push_expert, 3, 1, GPU_NEED_LANES)                                                 \
-    X(expert_down_ln_arr, push_expert, 3, 1, GPU_NEED_LANES | GPU_NEED_ARRAY)                            \
+    X(expert_down_ln, push_expert, 3, 1, GPU_NEED_LANES)                                                     \
+    X(expert_down_ln_arr, push_expert, 3, 1, GPU_NEED_LANES | GPU_NEED_ARRAY)                                \
     X(expert_down_sum, push_down_sum, 5, 1, GPU_NEED_ARRAY)                                                  \
     X(expert_down_sum_sg, push_down_sum, 5, 1, GPU_NEED_SUBGROUP | GPU_NEED_ARRAY)                           \
-    X(expert_down_sum_ln, push_down_sum, 5, 1, GPU_NEED_LANES | GPU_NEED_ARRAY)                          \
+    X(expert_down_sum_ln, push_down_sum, 5, 1, GPU_NEED_LANES | GPU_NEED_ARRAY)                              \
     X(expert_gate_up_tile, push_expert, 4, 1, GPU_NEED_NONE)                                                 \
     X(expert_gate_up_tile_arr, push_expert, 4, 1, GPU_NEED_ARRAY)                                            \
-    X(expert_gate_up_tile_ln, push_expert, 4, 1, GPU_NEED_LANES)                                         \
-    X(expert_gate_up_tile_ln_arr, push_expert, 4, 1, GPU_NEED_LANES | GPU_NEED_ARRAY)                    \
+    X(expert_gate_up_tile_ln, push_expert, 4, 1, GPU_NEED_LANES)                                             \
+    X(expert_gate_up_tile_ln_arr, push_expert, 4, 1, GPU_NEED_LANES | GPU_NEED_ARRAY)                        \
     X(expert_gate_up_few, push_expert, 4, 1, GPU_NEED_NONE)                                                  \
     X(expert_gate_up_few_sg, push_expert, 4, 1, GPU_NEED_SUBGROUP)                                           \
     X(expert_gate_up_few_arr, push_expert, 4, 1, GPU_NEED_ARRAY)                                             \
     X(expert_gate_up_few_sg_arr, push_expert, 4, 1, GPU_NEED_SUBGROUP | GPU_NEED_ARRAY)                      \
     X(expert_down_tile, push_expert, 4, 1, GPU_NEED_NONE)                                                    \
     X(expert_down_tile_arr, push_expert, 4, 1, GPU_NEED_ARRAY)                                               \
-    X(expert_down_tile_ln, push_expert, 4, 1, GPU_NEED_LANES)                                            \
-    X(expert_down_tile_ln_arr, push_expert, 4, 1, GPU_NEED_LANES | GPU_NEED_ARRAY)                       \
+    X(expert_down_tile_ln, push_expert, 4, 1, GPU_NEED_LANES)                                                \
+    X(expert_down_tile_ln_arr, push_expert, 4, 1, GPU_NEED_LANES | GPU_NEED_ARRAY)                           \
     X(expert_down_few, push_expert, 4, 1, GPU_NEED_NONE)                                                     \
     X(expert_down_few_sg, push_expert, 4, 1, GPU_NEED_SUBGROUP)                                              \
     X(expert_down_few_arr, push_expert, 4, 1, GPU_NEED_ARRAY)                                                \

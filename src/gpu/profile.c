@@ -148,7 +148,7 @@ void gpu_profile_submitted(struct gpu_device *dev, struct gpu_queries *q)
 void gpu_profile_collect(struct gpu_device *dev)
 {
     struct gpu_profile *p = dev->profile;
-    uint64_t first = 0, last = 0; /* ticks from the first stamp on */
+    uint64_t first = 0, last = 0, busy = 0; /* ticks: last from the first stamp on, busy in kernels */
 
     for (uint32_t i = 0; p && i < p->n_submitted; i++) {
         const struct gpu_queries *q = p->submitted[i];
@@ -165,6 +165,7 @@ void gpu_profile_collect(struct gpu_device *dev)
             struct gpu_amount amount = {0};
 
             last = end > last && end < p->mask / 2 ? end : last;
+            busy += ticks;
             gpu_cost_add(&amount, &q->costs[j], &p->steps[i]);
             t->count++;
             t->ns += (double)ticks * p->tick_ns;
@@ -173,10 +174,12 @@ void gpu_profile_collect(struct gpu_device *dev)
         }
     }
     if (p && p->n_submitted) {
+        const double device_ns = (double)last * p->tick_ns, host_ns = (double)(cor_now_ns() - p->since);
+
         p->n_submitted = 0;
         p->gaps.waits++;
-        p->gaps.device_ns += (double)last * p->tick_ns;
-        p->gaps.host_ns += (double)(cor_now_ns() - p->since);
+        p->gaps.between_ns += last > busy ? (double)(last - busy) * p->tick_ns : 0; /* kernels may overlap */
+        p->gaps.around_ns += host_ns > device_ns ? host_ns - device_ns : 0;
     }
 }
 
