@@ -24,8 +24,7 @@ static void open_device(struct bench_device *d, const char *shader_dir, const ch
     test_ok(bench_device_open(d, &p, &err), &err);
 }
 
-/* Kernels that only measure the device need none (tests/test_kernels_bench.c has them), nor do those of
- * --fast-math (tests/test_kernels_dot.c). */
+/* Kernels that only measure the device need none (tests/test_kernels_bench.c has them). */
 static void test_every_kernel(void **unused)
 {
     int missing = 0;
@@ -34,8 +33,7 @@ static void test_every_kernel(void **unused)
     for (int k = 0; k < GPU_KERNEL_COUNT; k++) {
         const char *name = gpu_kernel_info((enum gpu_kernel)k)->name;
 
-        if (!bench_case_known((enum gpu_kernel)k) && strncmp(name, "peak_", 5) != 0 &&
-            strncmp(name, "quant_", 6) != 0 && !strstr(name, "_dot")) {
+        if (!bench_case_known((enum gpu_kernel)k) && strncmp(name, "peak_", 5) != 0) {
             print_error("%s: no case in src/bench/cases_*.c\n", name);
             missing++;
         }
@@ -176,7 +174,7 @@ static void test_good(void **unused)
     struct bench_selftest r;
 
     (void)unused;
-    selftest(&r, test_full() ? NULL : "rmsnorm,router,group,rope,combine,publish,copy,topk,embed",
+    selftest(&r, test_full() ? NULL : "rmsnorm,router,group,rope,combine,publish,copy,topk,embed,quant",
              NULL);
     assert_int_equal(r.n_wrong, 0);
     assert_string_equal(r.off, "");
@@ -207,6 +205,12 @@ static void test_wrong(void **unused)
     assert_true(r.base_wrong);
     assert_string_equal(r.off, "");
     remove_wrong("rmsnorm");
+    write_wrong("matvec_dot");
+    selftest(&r, "matvec_dot", "-subgroup,-dot8");
+    assert_int_equal(r.n_wrong, 1);
+    assert_string_equal(r.off, "-rounding"); /* the exact path stays */
+    assert_false(r.base_wrong);
+    remove_wrong("matvec_dot");
 }
 
 /* ---- tune

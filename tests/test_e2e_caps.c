@@ -230,6 +230,24 @@ static void test_context(void **state)
     device_close(&c);
 }
 
+/* What selftest switches off is refused where a session asks for it by name, not replaced in silence. */
+static void test_rounding(void **state)
+{
+    const struct run_session_params p = {.n_ctx = 16, .fast_math = true};
+    struct vkmoe_err err = {0};
+    struct run_session *s;
+    struct device_case c;
+
+    (void)state;
+    device_open(&c, golden_model("emo-nano", MDL_BF16),
+                &(struct device_params){.caps = "-rounding", .lazy = true});
+    assert_int_equal(run_session_create(&s, c.model, &p, &err), VKMOE_ERR_UNSUPPORTED);
+    assert_null(s);
+    print_message("%s\n", err.message);
+    assert_non_null(strstr(err.message, "-rounding"));
+    device_close(&c);
+}
+
 /* ---- subgroup sizes
  * ------------------------------------------------------------------------------------------ */
 
@@ -307,6 +325,7 @@ int main(int argc, char **argv)
         cmocka_unit_test(test_f32),
         cmocka_unit_test(test_small_heap),
         cmocka_unit_test(test_context),
+        cmocka_unit_test(test_rounding),
         cmocka_unit_test(test_subgroup_sizes),
     };
     uint32_t size = argc == 3 && !strcmp(argv[1], "--subgroup") ? (uint32_t)strtoul(argv[2], NULL, 10) : 0;

@@ -160,7 +160,7 @@ static void clamps(void **state)
                                       " -f16"};
     const struct gpu_caps *real = gpu_instance_device_caps(inst, picked);
     const char *all = "-f16,-subgroup,-dot8,-bda,-budget,-hostimport,-transfer,-array,-uma,-coherent,"
-                      "range=1M,buffers=8,heap=12m,alloc=4000K,";
+                      "-rounding,range=1M,buffers=8,heap=12m,alloc=4000K,";
     struct gpu_device *dev = open_device(all);
     const struct gpu_caps *c = gpu_device_caps(dev);
     struct vkmoe_err err;
@@ -168,13 +168,13 @@ static void clamps(void **state)
     (void)state;
     assert_false(c->f16 || c->subgroup || c->dot8 || c->bda || c->budget || c->host_import ||
                  c->transfer_queue);
-    assert_false(c->array || c->uma || c->coherent);
+    assert_false(c->array || c->uma || c->coherent || c->rounding);
     assert_int_equal(c->max_range, 1 << 20);
     assert_int_equal(c->max_buffers, 8);
     assert_int_equal(c->heap_bytes, 12 << 20);
     assert_int_equal(c->max_alloc, 4000 << 10);
     assert_false(gpu_kernel_usable(dev, GPU_K_matvec_sg) || gpu_kernel_usable(dev, GPU_K_expert_down_arr));
-    assert_true(gpu_kernel_usable(dev, GPU_K_matvec));
+    assert_true(gpu_kernel_usable(dev, GPU_K_matvec) && !gpu_kernel_usable(dev, GPU_K_quant_x));
     gpu_device_close(dev);
     dev = open_device("range=4000G,buffers=100000,"); /* clamps never raise */
     assert_int_equal(gpu_device_caps(dev)->max_range, real->max_range);

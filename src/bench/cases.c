@@ -19,6 +19,7 @@ static struct bench_entry entry_of(enum gpu_kernel k)
 
     memset(entries, 0, sizeof(entries));
     bench_add_dense(entries);
+    bench_add_dot(entries);
     bench_add_attn(entries);
     bench_add_moe(entries);
     bench_add_step(entries);
@@ -39,6 +40,7 @@ bool bench_case_typed(enum gpu_kernel k)
 enum vkmoe_status bench_case_make(struct bench_case *c, enum gpu_kernel k, uint32_t use,
                                   const struct bench_env *env, bool *made, struct vkmoe_err *err)
 {
+    const struct gpu_kernel_info *info = gpu_kernel_info(k);
     const struct bench_entry e = entry_of(k);
     struct bench_maker m = {
         .c = c, .env = env, .s = env->shape, .rng = env->seed + (uint64_t)k * 64 + use, .use = use};
@@ -47,12 +49,10 @@ enum vkmoe_status bench_case_make(struct bench_case *c, enum gpu_kernel k, uint3
     c->kernel = k;
     c->shape = env->shape->name;
     c->format = e.typed ? mdl_type_find(env->type)->name : "";
-    c->n_segs = strstr(gpu_kernel_info(k)->name, "_arr") || strstr(gpu_kernel_info(k)->name, "_down_sum")
-                    ? BENCH_SEGS
-                    : 1;
+    c->n_segs = info->segs && (info->needs & GPU_NEED_ARRAY) ? BENCH_SEGS : 1;
     *made = e.make && e.make(&m);
     if (m.failed)
-        return cor_fail(err, VKMOE_ERR_MEMORY, "kernel %s: no memory for a case", gpu_kernel_info(k)->name);
+        return cor_fail(err, VKMOE_ERR_MEMORY, "kernel %s: no memory for a case", info->name);
     return VKMOE_OK;
 }
 

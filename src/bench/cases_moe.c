@@ -39,16 +39,25 @@ static void place(struct bench_maker *m, uint8_t *at, uint32_t rows, uint32_t co
         memcpy(at, bytes, (size_t)rows * (size_t)mdl_row_bytes(m->env->type, cols));
 }
 
+/* Kernels with quantised inputs. */
+static bool is_dot(const struct bench_maker *m)
+{
+    return strstr(gpu_kernel_info(m->c->kernel)->name, "_dot") != NULL;
+}
+
 static void pool_layout(const struct bench_maker *m, struct pool *p, bool many)
 {
     const struct bench_shape *s = m->s;
-    const uint32_t gap = check(m) && m->env->type != MDL_F32 ? 2 : 0; /* odd offsets within a slot */
+    const uint64_t row_in = mdl_row_bytes(m->env->type, s->dim), row_out = mdl_row_bytes(m->env->type, s->ff);
+    /* odd offsets within a slot, but for kernels that take another path on 16-byte boundaries */
+    const bool wide = m->env->type != MDL_F32 && (row_in | row_out) % 16 == 0 && is_dot(m);
+    const uint32_t gap = !check(m) || m->env->type == MDL_F32 ? 0 : wide ? 16 : 2;
     const uint64_t max = m->env->caps->max_range < POOL_MEASURED ? m->env->caps->max_range : POOL_MEASURED;
     uint32_t n = check(m) ? s->n_experts : many ? SLOTS_MEASURED : s->k_used;
 
-    p->up_off = (uint32_t)mdl_row_bytes(m->env->type, s->dim) * s->ff + gap;
+    p->up_off = (uint32_t)row_in * s->ff + gap;
     p->down_off = 2 * p->up_off;
-    p->stride = (p->down_off + (uint32_t)mdl_row_bytes(m->env->type, s->ff) * s->dim + gap + 3) / 4 * 4;
+    p->stride = (p->down_off + (uint32_t)row_out * s->dim + gap + 3) / 4 * 4;
     if (check(m) && n > 12)
         n = 12;
     if (n > s->n_experts)
@@ -220,8 +229,8 @@ static void expert_cost(struct bench_maker *m, const struct experts *x)
     for (uint32_t i = 0; i < (x->many ? x->n_tiles : x->n_pairs); i++)
         n_experts += !x->many || !x->tiles[i * TILE_WORDS + TILE_FIRST] ||
                      x->tiles[i * TILE_WORDS + TILE_EXPERT] != x->tiles[(i - 1) * TILE_WORDS + TILE_EXPERT];
-    m->c->bytes = n_experts * matrix +
-                  4.0 * ((double)(x->down ? x->n_pairs : x->n_tokens) * n_in + (double)x->n_pairs * n_out);
+    m->c->bytes = n_experts * matrix + 4.0 * (double)x->n_pairs * n_out +
+                  (is_dot(m) ? 1.25 : 4.0) * (x->down ? x->n_pairs : x->n_tokens) * n_in;
     m->c->flops = 2.0 * x->n_pairs * n_in * n_out * (x->down ? 1 : 2);
     if (x->many)
         WHAT(m, "%u tokens, %u experts, %u x %u", x->n_tokens, n_experts, n_out, n_in);
@@ -264,6 +273,71 @@ static bool make_experts(struct bench_maker *m)
     expert_want(m, &x, in, out);
     expert_spec(m, &x, &rows);
     bench_grid(m, bench_div_up(n_out, rows), x.many ? x.n_tiles : s->k_used, x.many ? 1 : x.n_tokens);
+    expert_cost(m, &x);
+    return true;
+}
+
+/* Quantised inputs; use 0: one token, 1: tiles of many. */
+static void dot_spec(struct bench_maker *m, const struct experts *x, uint32_t *rows)
+{
+    const struct bench_shape *s = m->s;
+    const struct pool *p = &x->pool;
+    const uint32_t n_in = x->down ? s->ff : s->dim;
+    const bool aligned =
+        (mdl_row_bytes(m->env->type, n_in) | p->up_off | p->down_off | p->stride) % 16 == 0;
+    const struct run_dot_cut cut = run_dot_cut(m->env->caps, n_in, aligned, x->many);
+    const struct push_expert push = {0};
+    const struct spec_expert_dot spec = {.wg = cut.wg,
+                                         .dim = s->dim,
+                                         .ff = s->ff,
+                                         .k_used = s->k_used,
+                                         .format = m->env->type,
+                                         .up_off = p->up_off,
+                                         .down_off = p->down_off,
+                                         .slot_stride = p->stride,
+                                         .slots_per_seg = p->per_seg,
+                                         .n_segs = m->c->n_segs,
+                                         .rows = cut.rows,
+                                         .many = x->many,
+                                         .lanes = cut.lanes,
+                                         .blocks = cut.blocks,
+                                         .tokens = cut.tokens,
+                                         .wide = cut.wide};
+
+    *rows = cut.rows;
+    BENCH_SPEC(m, spec);
+    BENCH_PUSH(m, push);
+}
+
+static bool make_dot_experts(struct bench_maker *m)
+{
+    const struct bench_shape *s = m->s;
+    struct experts x = {.down = strstr(gpu_kernel_info(m->c->kernel)->name, "_down") != NULL,
+                        .many = m->use == 1};
+    uint32_t rows, n_out, out;
+    float *in;
+
+    if (m->use > 1 || !run_dot_fits(m->env->type, s->dim) || !run_dot_fits(m->env->type, s->ff))
+        return false;
+    x.n_tokens = x.many ? s->n_tokens : 1;
+    x.n_pairs = x.n_tokens * s->k_used;
+    n_out = x.down ? s->dim : s->ff;
+    pool_make(m, &x.pool, x.many);
+    make_choices(m, &x);
+    in = bench_rounded(m, x.down ? x.n_pairs : x.n_tokens, x.down ? s->ff : s->dim);
+    if (m->failed)
+        return false;
+    if (x.many)
+        bench_buf(m, BENCH_IN, x.tiles, (size_t)x.n_tiles * TILE_WORDS);
+    else
+        bench_buf(m, BENCH_IN, x.ranks, x.n_pairs);
+    bench_buf(m, BENCH_IN, x.many ? x.pairs : x.ranks, x.n_pairs);
+    out = bench_buf(m, BENCH_OUT, NULL, (size_t)x.n_pairs * n_out);
+    for (uint32_t i = 0; i < m->c->n_segs; i++)
+        m->c->bufs[bench_buf(m, BENCH_IN, x.pool.segs[i], x.pool.seg_words)].weights = true;
+    expert_want(m, &x, in, out);
+    dot_spec(m, &x, &rows);
+    bench_grid(m, bench_div_up(n_out, rows), x.many ? x.n_tiles : s->k_used, 1);
     expert_cost(m, &x);
     return true;
 }
@@ -436,9 +510,18 @@ void bench_add_moe(struct bench_entry *entries)
         EXPERTS(gate_up), EXPERTS(down)
 #undef EXPERTS
     };
+    static const enum gpu_kernel dots[] = {
+#define DOTS(step)                                                                                     \
+    GPU_K_expert_##step##_dot, GPU_K_expert_##step##_dot_sg, GPU_K_expert_##step##_dot_arr,             \
+        GPU_K_expert_##step##_dot_sg_arr, GPU_K_expert_##step##_dot_hw
+        DOTS(gate_up), DOTS(down)
+#undef DOTS
+    };
 
     for (size_t i = 0; i < COR_COUNT(experts); i++)
         entries[experts[i]] = (struct bench_entry){make_experts, true};
+    for (size_t i = 0; i < COR_COUNT(dots); i++)
+        entries[dots[i]] = (struct bench_entry){make_dot_experts, true};
     entries[GPU_K_combine] = (struct bench_entry){make_combine, false};
     entries[GPU_K_expert_sums] = (struct bench_entry){make_sums, false};
     entries[GPU_K_slot_tags] = entries[GPU_K_slot_tags_arr] = (struct bench_entry){make_tags, false};

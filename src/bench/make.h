@@ -29,6 +29,7 @@ struct bench_entry {
 
 /* Fill entries of their kernels; entries has GPU_KERNEL_COUNT of them. */
 void bench_add_dense(struct bench_entry *entries);
+void bench_add_dot(struct bench_entry *entries);
 void bench_add_attn(struct bench_entry *entries);
 void bench_add_moe(struct bench_entry *entries);
 void bench_add_step(struct bench_entry *entries);
@@ -59,6 +60,9 @@ void bench_grid(struct bench_maker *m, uint32_t x, uint32_t y, uint32_t z);
  * and *values is NULL. */
 uint8_t *bench_matrix(struct bench_maker *m, enum mdl_type type, uint32_t rows, uint32_t cols, uint32_t off,
                       size_t *n_bytes, float **values);
+/* Adds a buffer with rows x cols quantised inputs, as shaders/lib/dot8.glsl has them, and gives what they
+ * stand for (NULL: *failed). cols: a multiple of 32. */
+float *bench_rounded(struct bench_maker *m, uint32_t rows, uint32_t cols);
 /* Dot product of n elements in double. */
 double bench_dot(const float *w, const float *x, uint32_t n);
 /* State words of a step. */

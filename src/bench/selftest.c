@@ -17,7 +17,9 @@
 static const struct {
     uint32_t need;
     const char *word;
-} paths[] = {{GPU_NEED_F16, "-f16"},
+} paths[] = {{GPU_NEED_DOT, "-dot8"},
+             {GPU_NEED_ROUNDED, "-rounding"},
+             {GPU_NEED_F16, "-f16"},
              {GPU_NEED_LANES, "-lanes"},
              {GPU_NEED_ARRAY, "-array"},
              {GPU_NEED_SUBGROUP, "-subgroup"}};
@@ -26,8 +28,20 @@ struct test {
     struct bench_runner runner;
     const struct bench_selftest_params *p;
     struct bench_selftest *r;
+    uint64_t start, n_done, n_total; /* kernels of all rounds */
     bool wishing; /* cases are not run: threads are asked for their pipelines */
 };
+
+/* First one case of each kernel, then the others: drivers that take long to compile leave no kernel untested.
+ * Kernels that some drivers compile for a minute each come last in either. */
+static const struct round {
+    bool first, slow;
+} rounds[] = {{true, false}, {true, true}, {false, false}, {false, true}};
+
+static bool out_of_time(const struct test *t)
+{
+    return (double)(cor_now_ns() - t->start) / 1e9 > SLOW_AFTER;
+}
 
 static enum vkmoe_status check_case(struct test *t, const struct bench_case *c, bool *wrong,
                                     struct vkmoe_err *err)
@@ -46,20 +60,38 @@ done:
     return st;
 }
 
-/* Runs the cases of one kernel, shape and format until one is wrong. */
-static enum vkmoe_status cases_of(struct test *t, enum gpu_kernel k, const struct bench_env *env, bool *wrong,
-                                  struct vkmoe_err *err)
+static enum vkmoe_status case_of(struct test *t, const struct bench_case *c, bool *wrong,
+                                 struct vkmoe_err *err)
+{
+    if (!t->wishing)
+        return check_case(t, c, wrong, err);
+    gpu_pipeline_wish(t->runner.dev, c->kernel, c->spec, c->n_spec * sizeof(uint32_t), c->n_segs);
+    return VKMOE_OK;
+}
+
+/* What is left to do of a kernel's cases: *from of them are passed over, then `most` run, until one is
+ * wrong. */
+struct span {
+    uint32_t from, most;
+    bool wrong;
+};
+
+/* The cases of one kernel, shape and format. */
+static enum vkmoe_status cases_of(struct test *t, enum gpu_kernel k, const struct bench_env *env,
+                                  struct span *s, struct vkmoe_err *err)
 {
     enum vkmoe_status st = VKMOE_OK;
     struct bench_case c = {0};
     bool made = true;
 
-    for (uint32_t use = 0; made && !*wrong; use++) {
+    for (uint32_t use = 0; made && s->most && !s->wrong; use++) {
         TRY(bench_case_make(&c, k, use, env, &made, err));
-        if (made && t->wishing)
-            gpu_pipeline_wish(t->runner.dev, k, c.spec, c.n_spec * sizeof(uint32_t), c.n_segs);
-        else if (made)
-            TRY(check_case(t, &c, wrong, err));
+        if (made && s->from) {
+            s->from--;
+        } else if (made) {
+            s->most--;
+            TRY(case_of(t, &c, &s->wrong, err));
+        }
         bench_case_free(&c);
     }
 done:
@@ -99,21 +131,23 @@ static uint32_t types_of(enum gpu_kernel k, uint32_t shape, const struct run_var
                : n_types[shape];
 }
 
-static enum vkmoe_status test_kernel(struct test *t, enum gpu_kernel k, bool *wrong, struct vkmoe_err *err)
+static enum vkmoe_status test_kernel(struct test *t, enum gpu_kernel k, bool first, bool *wrong,
+                                     struct vkmoe_err *err)
 {
     struct bench_env env = {.caps = gpu_device_caps(t->runner.dev), .check = true, .seed = SEED};
+    struct span s = {.from = first ? 0 : 1, .most = first ? 1 : UINT32_MAX};
     enum vkmoe_status st = VKMOE_OK;
 
     run_variants_default(&env.variants, env.caps);
-    *wrong = false;
     for (uint32_t i = 0; i < COR_COUNT(types); i++) {
         env.shape = bench_shape_odd(i);
-        for (uint32_t f = 0; f < types_of(k, i, &env.variants) && !*wrong; f++) {
+        for (uint32_t f = 0; f < types_of(k, i, &env.variants); f++) {
             env.type = types[i][f];
-            TRY(cases_of(t, k, &env, wrong, err));
+            TRY(cases_of(t, k, &env, &s, err));
         }
     }
 done:
+    *wrong = s.wrong;
     return st;
 }
 
@@ -140,55 +174,69 @@ static void choose_off(struct bench_selftest *r, const bool *wrong)
             n += (size_t)snprintf(r->off + n, sizeof(r->off) - n, "%s%s", n ? "," : "", paths[i].word);
 }
 
-/* Kernels that some drivers compile for a minute each come last: what is left when the time is up is not
- * tested, and counted. */
 static bool is_slow(enum gpu_kernel k)
 {
     const char *name = gpu_kernel_info(k)->name;
 
-    return strstr(name, "_ln") || strstr(name, "_few");
+    return strstr(name, "_ln") || strstr(name, "_few") || strstr(name, "_dot");
 }
 
-static bool is_wanted(const struct test *t, enum gpu_kernel k)
+/* Belongs to the round, and the device can run it. */
+static bool is_wanted(const struct test *t, enum gpu_kernel k, const struct round *r)
 {
-    return bench_filter(t->p->only, gpu_kernel_info(k)->name) && bench_case_known(k);
+    return is_slow(k) == r->slow && bench_case_known(k) && gpu_kernel_usable(t->runner.dev, k) &&
+           bench_filter(t->p->only, gpu_kernel_info(k)->name);
 }
 
 /* Asks threads for the pipelines of a round, those that are needed first last. */
-static enum vkmoe_status wish(struct test *t, bool slow, struct vkmoe_err *err)
+static enum vkmoe_status wish(struct test *t, const struct round *r, struct vkmoe_err *err)
 {
     enum vkmoe_status st = VKMOE_OK;
     bool wrong;
 
     t->wishing = true;
     for (int k = GPU_KERNEL_COUNT - 1; k >= 0; k--)
-        if (is_slow((enum gpu_kernel)k) == slow && is_wanted(t, (enum gpu_kernel)k) &&
-            gpu_kernel_usable(t->runner.dev, (enum gpu_kernel)k))
-            TRY(test_kernel(t, (enum gpu_kernel)k, &wrong, err));
+        if (is_wanted(t, (enum gpu_kernel)k, r))
+            TRY(test_kernel(t, (enum gpu_kernel)k, r->first, &wrong, err));
     gpu_pipelines_ahead(t->runner.dev);
 done:
     t->wishing = false;
     return st;
 }
 
-static enum vkmoe_status one_kernel(struct test *t, const struct bench_device *d, enum gpu_kernel k,
-                                    uint64_t start, bool *wrong, struct vkmoe_err *err)
+/* One kernel in one round; what is left when the time is up is counted. */
+static enum vkmoe_status one_kernel(struct test *t, enum gpu_kernel k, const struct round *r, bool *wrong,
+                                    struct vkmoe_err *err)
 {
     enum vkmoe_status st = VKMOE_OK;
 
-    if (!is_wanted(t, k))
-        return VKMOE_OK;
-    if (!gpu_kernel_usable(d->dev, k)) {
-        t->r->n_unusable++;
-        return VKMOE_OK;
-    }
-    if (is_slow(k) && (double)(cor_now_ns() - start) / 1e9 > SLOW_AFTER) {
-        t->r->n_left++;
+    if (out_of_time(t)) {
+        t->r->n_left += r->first;
+        t->r->n_partly += !r->first;
         return VKMOE_OK;
     }
-    TRY(test_kernel(t, k, wrong, err));
-    t->r->n_kernels++;
+    TRY(test_kernel(t, k, r->first, wrong, err));
+    t->r->n_kernels += r->first;
     t->r->n_wrong += *wrong;
+done:
+    return st;
+}
+
+static enum vkmoe_status one_round(struct test *t, const struct round *r, bool *wrong,
+                                   struct vkmoe_err *err)
+{
+    enum vkmoe_status st = VKMOE_OK;
+
+    if (!out_of_time(t))
+        TRY(wish(t, r, err));
+    for (int k = 0; k < GPU_KERNEL_COUNT; k++) {
+        if (!is_wanted(t, (enum gpu_kernel)k, r))
+            continue;
+        if (t->p->progress)
+            t->p->progress(t->p->user, t->n_done++, t->n_total);
+        if (!wrong[k])
+            TRY(one_kernel(t, (enum gpu_kernel)k, r, &wrong[k], err));
+    }
 done:
     return st;
 }
@@ -196,25 +244,23 @@ done:
 enum vkmoe_status bench_selftest(struct bench_selftest *result, struct bench_device *d,
                                  const struct bench_selftest_params *p, struct vkmoe_err *err)
 {
-    const uint64_t start = cor_now_ns();
+    struct test t = {.p = p, .r = result, .start = cor_now_ns()};
     bool wrong[GPU_KERNEL_COUNT] = {false};
-    uint64_t n_done = 0;
-    struct test t = {.p = p, .r = result};
     enum vkmoe_status st = VKMOE_OK;
 
     memset(result, 0, sizeof(*result));
     TRY(bench_runner_open(&t.runner, d->dev, err));
-    for (int round = 0; round < 2; round++) {
-        TRY(wish(&t, round == 1, err));
+    for (int k = 0; k < GPU_KERNEL_COUNT; k++)
+        result->n_unusable += bench_case_known((enum gpu_kernel)k) &&
+                              bench_filter(p->only, gpu_kernel_info((enum gpu_kernel)k)->name) &&
+                              !gpu_kernel_usable(d->dev, (enum gpu_kernel)k);
+    for (size_t i = 0; i < COR_COUNT(rounds); i++)
         for (int k = 0; k < GPU_KERNEL_COUNT; k++)
-            if (is_slow((enum gpu_kernel)k) == (round == 1)) {
-                if (p->progress)
-                    p->progress(p->user, n_done++, GPU_KERNEL_COUNT);
-                TRY(one_kernel(&t, d, (enum gpu_kernel)k, start, &wrong[k], err));
-            }
-    }
+            t.n_total += is_wanted(&t, (enum gpu_kernel)k, &rounds[i]);
+    for (size_t i = 0; i < COR_COUNT(rounds); i++)
+        TRY(one_round(&t, &rounds[i], wrong, err));
     choose_off(result, wrong);
-    result->seconds = (double)(cor_now_ns() - start) / 1e9;
+    result->seconds = (double)(cor_now_ns() - t.start) / 1e9;
 done:
     bench_runner_close(&t.runner);
     return st;

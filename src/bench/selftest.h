@@ -21,7 +21,7 @@ struct bench_selftest_params {
 struct bench_selftest {
     uint32_t n_cases, n_kernels, n_wrong; /* wrong: kernels */
     uint32_t n_unusable;                  /* kernels that the device, or --caps, has no use for */
-    uint32_t n_left;                      /* kernels that a slow driver left no time for */
+    uint32_t n_left, n_partly; /* kernels that a slow driver left no time for, or only for their first case */
     bool base_wrong; /* a kernel that every device needs: nothing can be switched off instead */
     char off[64];    /* words of --caps that switch the wrong paths off, "" for none */
     double seconds;

@@ -68,10 +68,10 @@ static void begin(const struct report *r, const struct vkmoe_device_info *d)
 static void end(const struct report *r, const struct bench_selftest *s, bool remembered)
 {
     if (r->json) {
-        printf("],\"kernels\":%u,\"kernels_wrong\":%u,\"kernels_not_here\":%u,\"kernels_left\":%u,\"cases\":%"
-               "u,\"seconds\":%.2f,"
+        printf("],\"kernels\":%u,\"kernels_wrong\":%u,\"kernels_not_here\":%u,\"kernels_left\":%u,"
+               "\"kernels_partly\":%u,\"cases\":%u,\"seconds\":%.2f,"
                "\"base_wrong\":%s,",
-               s->n_kernels, s->n_wrong, s->n_unusable, s->n_left, s->n_cases, s->seconds,
+               s->n_kernels, s->n_wrong, s->n_unusable, s->n_left, s->n_partly, s->n_cases, s->seconds,
                s->base_wrong ? "true" : "false");
         printf("\"remembered\":%s,", remembered ? "true" : "false");
         put("off", s->off, "}\n");
@@ -79,10 +79,10 @@ static void end(const struct report *r, const struct bench_selftest *s, bool rem
     }
     printf("%u kernels, %u cases in %.1f s: %s", s->n_kernels, s->n_cases, s->seconds,
            s->n_wrong ? "" : "all good\n");
-    if (s->n_left)
-        printf("not tested, for this driver compiles too slowly: %u kernels (many keep what they compiled: "
-               "run again)\n",
-               s->n_left);
+    if (s->n_left || s->n_partly)
+        printf("this driver compiles too slowly: %u kernels not tested, %u with their first case only (many "
+               "drivers keep what they compiled: run again)\n",
+               s->n_left, s->n_partly);
     if (s->n_wrong)
         printf("%u wrong\n", s->n_wrong);
     if (s->off[0])

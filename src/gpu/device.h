@@ -34,6 +34,7 @@ struct gpu_caps {
     bool array;                /* shaderStorageBufferArrayDynamicIndexing, enabled */
     bool uma;                  /* device-local memory is host-visible and uploads go straight into it */
     bool coherent;             /* host-visible memory needs no flush and no invalidate */
+    bool rounding;             /* inputs of 8 bits, where a session asks for --fast-math */
     bool exec_props;           /* VK_KHR_pipeline_executable_properties, enabled when asked for */
 };
 

@@ -101,6 +101,7 @@ static void put_caps(struct text *t, const struct gpu_phys *p)
         {"segment_array", c->array},
         {"unified_memory", c->uma},
         {"coherent", c->coherent},
+        {"rounding", c->rounding},
         {"executable_properties", c->exec_props},
     };
 

@@ -14,6 +14,7 @@
 #define GPU_NEED_F16 8u       /* fp16 arithmetic */
 #define GPU_NEED_LANES 4u     /* subgroup broadcasts, eight lanes or more, scalar block layout */
 #define GPU_NEED_DOT 16u      /* integer dot products, in the device and in this build */
+#define GPU_NEED_ROUNDED 32u  /* --fast-math is allowed: inputs of 8 bits */
 
 /* X(name, push struct, storage buffers before the segments, segments: 0 none / 1 binding or array, needs).
  * With segments, the binding behind the listed ones holds them: one buffer, or an array of N_SEGS (_arr
@@ -82,20 +83,22 @@
     X(copy_rows, push_rows, 3, 0, GPU_NEED_NONE)                                                             \
     X(expert_sums, push_rows, 5, 0, GPU_NEED_NONE)                                                           \
     X(topk, push_none, 2, 0, GPU_NEED_NONE)                                                                  \
-    X(quant_x, push_none, 2, 0, GPU_NEED_NONE)                                                               \
-    X(matvec_dot, push_mat, 4, 0, GPU_NEED_NONE)                                                             \
-    X(matvec_dot_sg, push_mat, 4, 0, GPU_NEED_SUBGROUP)                                                      \
-    X(matvec_dot_hw, push_mat, 4, 0, GPU_NEED_SUBGROUP | GPU_NEED_DOT)                                       \
-    X(expert_gate_up_dot, push_expert, 4, 1, GPU_NEED_NONE)                                                  \
-    X(expert_gate_up_dot_sg, push_expert, 4, 1, GPU_NEED_SUBGROUP)                                           \
-    X(expert_gate_up_dot_arr, push_expert, 4, 1, GPU_NEED_ARRAY)                                             \
-    X(expert_gate_up_dot_sg_arr, push_expert, 4, 1, GPU_NEED_SUBGROUP | GPU_NEED_ARRAY)                      \
-    X(expert_gate_up_dot_hw, push_expert, 4, 1, GPU_NEED_SUBGROUP | GPU_NEED_ARRAY | GPU_NEED_DOT)           \
-    X(expert_down_dot, push_expert, 4, 1, GPU_NEED_NONE)                                                     \
-    X(expert_down_dot_sg, push_expert, 4, 1, GPU_NEED_SUBGROUP)                                              \
-    X(expert_down_dot_arr, push_expert, 4, 1, GPU_NEED_ARRAY)                                                \
-    X(expert_down_dot_sg_arr, push_expert, 4, 1, GPU_NEED_SUBGROUP | GPU_NEED_ARRAY)                         \
-    X(expert_down_dot_hw, push_expert, 4, 1, GPU_NEED_SUBGROUP | GPU_NEED_ARRAY | GPU_NEED_DOT)              \
+    X(quant_x, push_none, 2, 0, GPU_NEED_ROUNDED)                                                            \
+    X(matvec_dot, push_mat, 4, 0, GPU_NEED_ROUNDED)                                                          \
+    X(matvec_dot_sg, push_mat, 4, 0, GPU_NEED_SUBGROUP | GPU_NEED_ROUNDED)                                   \
+    X(matvec_dot_hw, push_mat, 4, 0, GPU_NEED_SUBGROUP | GPU_NEED_DOT | GPU_NEED_ROUNDED)                    \
+    X(expert_gate_up_dot, push_expert, 4, 1, GPU_NEED_ROUNDED)                                               \
+    X(expert_gate_up_dot_sg, push_expert, 4, 1, GPU_NEED_SUBGROUP | GPU_NEED_ROUNDED)                        \
+    X(expert_gate_up_dot_arr, push_expert, 4, 1, GPU_NEED_ARRAY | GPU_NEED_ROUNDED)                          \
+    X(expert_gate_up_dot_sg_arr, push_expert, 4, 1, GPU_NEED_SUBGROUP | GPU_NEED_ARRAY | GPU_NEED_ROUNDED)   \
+    X(expert_gate_up_dot_hw, push_expert, 4, 1, GPU_NEED_SUBGROUP | GPU_NEED_ARRAY |                         \
+      GPU_NEED_DOT | GPU_NEED_ROUNDED)                                                                       \
+    X(expert_down_dot, push_expert, 4, 1, GPU_NEED_ROUNDED)                                                  \
+    X(expert_down_dot_sg, push_expert, 4, 1, GPU_NEED_SUBGROUP | GPU_NEED_ROUNDED)                           \
+    X(expert_down_dot_arr, push_expert, 4, 1, GPU_NEED_ARRAY | GPU_NEED_ROUNDED)                             \
+    X(expert_down_dot_sg_arr, push_expert, 4, 1, GPU_NEED_SUBGROUP | GPU_NEED_ARRAY | GPU_NEED_ROUNDED)      \
+    X(expert_down_dot_hw, push_expert, 4, 1, GPU_NEED_SUBGROUP | GPU_NEED_ARRAY |                            \
+      GPU_NEED_DOT | GPU_NEED_ROUNDED)                                                                       \
     X(slot_tags, push_tags, 2, 1, GPU_NEED_NONE)                                                             \
     X(slot_tags_arr, push_tags, 2, 1, GPU_NEED_ARRAY)                                                        \
     X(peak_read, push_none, 2, 0, GPU_NEED_NONE)                                                             \

@@ -2,58 +2,7 @@
 
 #include "run/record.h"
 
-#define BLOCK      32u
-#define BLOCKS_MAX 8u   /* that one lane keeps in registers */
-#define LANES_MAX  128u /* a workgroup of the base */
-
-/* How a kernel is cut for rows of k elements. */
-struct cut {
-    uint32_t wg, rows, lanes, blocks, tokens;
-    bool wide;
-};
-
-static uint32_t power_of_two(uint32_t n)
-{
-    uint32_t p = 1;
-
-    while (p < n)
-        p *= 2;
-    return p;
-}
-
-static uint32_t most(uint32_t a, uint32_t b)
-{
-    return a > b ? a : b;
-}
-
-/* aligned: all matrix rows start on a 16-byte boundary. Narrow devices pay for loads: eight blocks for each
- * lane, loaded in fours of words, and many matrix rows for inputs that were loaded once. Others read along
- * rows. Four tokens are as many as a vector of sums holds. */
-static struct cut cut_for(const struct run_graph *g, uint32_t k, bool aligned, bool many)
-{
-    const struct gpu_caps *caps = caps_of(g);
-    bool narrow = caps->subgroup_size <= RUN_NARROW;
-    uint32_t n = k / BLOCK;
-    struct cut c = {.wg = caps->subgroup ? caps->subgroup_size : narrow ? 8 : 32, .tokens = many ? 4 : 1};
-
-    if (caps->subgroup_size > LANES_MAX)
-        c.wg = LANES_MAX;
-    c.wide = narrow && aligned && n % BLOCKS_MAX == 0;
-    while (c.wg < LANES_MAX && (c.wg * BLOCKS_MAX < n || c.wg < c.tokens))
-        c.wg *= 2;
-    c.lanes = power_of_two(c.wide ? n / BLOCKS_MAX : n);
-    c.lanes = most(c.lanes, most(c.tokens, c.wg / 4)); /* at most four teams, each lane one result */
-    if (c.lanes > c.wg)
-        c.lanes = c.wg;
-    c.blocks = c.wide ? BLOCKS_MAX : div_up(n, c.lanes);
-    c.rows = narrow ? many ? 64 : 32 : many ? 32 : most(4, 2 * (c.wg / c.lanes));
-    return c;
-}
-
-static bool row_fits(enum mdl_type t, uint32_t k)
-{
-    return (t == MDL_Q8_0 || t == MDL_Q4_0) && k % BLOCK == 0 && k / BLOCK <= LANES_MAX * BLOCKS_MAX;
-}
+#define BLOCK 32u
 
 uint64_t run_dot_row_bytes(uint32_t k)
 {
@@ -70,7 +19,7 @@ static bool wanted(const struct run_graph *g)
 bool run_dot_takes(const struct run_graph *g, const struct run_linear *l)
 {
     for (uint32_t i = 0; i < l->n; i++)
-        if (!row_fits(l->m[i].type, l->m[i].cols))
+        if (!run_dot_fits(l->m[i].type, l->m[i].cols))
             return false;
     return wanted(g) && l->n;
 }
@@ -80,8 +29,8 @@ bool run_dot_takes_experts(const struct run_graph *g, uint32_t layer)
     const struct run_expert_layout *at = &g->model->pool.layout[layer];
     const struct mdl_config *c = &g->model->mdl->config;
 
-    return wanted(g) && at->gate == at->up && at->gate == at->down && row_fits(at->gate, c->dim) &&
-           row_fits(at->down, c->ff_expert);
+    return wanted(g) && at->gate == at->up && at->gate == at->down && run_dot_fits(at->gate, c->dim) &&
+           run_dot_fits(at->down, c->ff_expert);
 }
 
 void run_dot_quantise(const struct run_graph *g, struct gpu_bind in, struct gpu_bind out, uint32_t k,
@@ -89,7 +38,7 @@ void run_dot_quantise(const struct run_graph *g, struct gpu_bind in, struct gpu_
 {
     const struct push_none push = {0};
     const struct spec_quant_x spec = {
-        .wg = caps_of(g)->subgroup_size <= RUN_NARROW ? 8 : 32, .k = k, .k_stride = k};
+        .wg = run_few_lanes(caps_of(g)), .k = k, .k_stride = k};
     const struct gpu_bind binds[] = {in, out};
     const struct run_dim grid[3] = {run_fixed(div_up(k / BLOCK, spec.wg)), y, z};
     const struct gpu_cost cost = run_cost_words((uint64_t)k * (z.mode == DIM_FIXED ? z.a : 1) * 21 / 16, 0,
@@ -120,7 +69,7 @@ static uint64_t rounded_less(uint64_t k)
 static void matrix_piece(const struct run_graph *g, const struct run_matrix *m, const struct run_piece *p,
                          uint32_t out0, const struct run_dot_use *u)
 {
-    const struct cut cut = cut_for(g, m->cols, m->row_bytes % 16 == 0, u->many);
+    const struct run_dot_cut cut = run_dot_cut(caps_of(g), m->cols, m->row_bytes % 16 == 0, u->many);
     const struct spec_mat_dot spec = {
         .wg = cut.wg,
         .k = m->cols,
@@ -181,7 +130,7 @@ static struct spec_expert_dot expert_spec(const struct run_graph *g, uint32_t la
     uint32_t k = down ? c->ff_expert : c->dim;
     bool aligned = mdl_row_bytes(at->gate, k) % 16 == 0 && at->up_off % 16 == 0 && at->down_off % 16 == 0 &&
                    pool->slot_bytes % 16 == 0;
-    const struct cut cut = cut_for(g, k, aligned, g->many);
+    const struct run_dot_cut cut = run_dot_cut(caps_of(g), k, aligned, g->many);
 
     return (struct spec_expert_dot){
         .wg = cut.wg,

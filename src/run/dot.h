@@ -1,5 +1,5 @@
-/* --fast-math: matrices of Q8_0 and Q4_0 times activations rounded to 8 bits, block by block. Owns how these
- * kernels are cut and records them; the order of the pass is in layer.c. */
+/* --fast-math: matrices of Q8_0 and Q4_0 times activations rounded to 8 bits, block by block. Records
+ * these kernels (variants.h cuts them); the order of the pass is in layer.c. */
 #ifndef RUN_DOT_H
 #define RUN_DOT_H
 

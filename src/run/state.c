@@ -227,6 +227,10 @@ enum vkmoe_status run_state_plan(struct run_state *s, const struct run_model *m,
     enum vkmoe_status st = VKMOE_OK;
 
     memset(s, 0, sizeof(*s));
+    if (p->fast_math && !caps->rounding)
+        return cor_fail(err, VKMOE_ERR_UNSUPPORTED,
+                        "%s: fast math is switched off here, by selftest or by -rounding of the capabilities",
+                        gpu_device_info(m->dev)->name);
     s->dev = m->dev;
     s->n_ctx = p->n_ctx;
     s->k_f16 = p->k_f16;

@@ -10,6 +10,9 @@
 #define TILE_WG     128u /* tiles in shared memory have no other size */
 #define FEW_ROWS    4u   /* matrix rows per workgroup of kernels for few tokens */
 #define MATVEC_UNIT 8u   /* elements that one lane takes at a time */
+#define DOT_BLOCK   32u  /* elements of a block of quantised inputs */
+#define DOT_BLOCKS  8u   /* of them that one lane keeps in registers */
+#define DOT_LANES   128u /* a workgroup of the base */
 
 static const char *const cores[RUN_CORES] = {"shared", "subgroup", "lanes"};
 static const char *const tiles[RUN_TILES] = {"shared", "lanes"};
@@ -158,4 +161,47 @@ uint32_t run_alignment(enum mdl_type t, uint64_t row_bytes, uint64_t at, uint64_
     if (info->block_bytes % 4 == 2)
         return row_bytes % pair == 0 && at % pair == 0 && stride % pair == 0 ? 3 : 0;
     return all % 4 == 0;
+}
+
+bool run_dot_fits(enum mdl_type t, uint32_t k)
+{
+    return (t == MDL_Q8_0 || t == MDL_Q4_0) && k % DOT_BLOCK == 0 &&
+           k / DOT_BLOCK <= DOT_LANES * DOT_BLOCKS;
+}
+
+static uint32_t most(uint32_t a, uint32_t b)
+{
+    return a > b ? a : b;
+}
+
+static uint32_t power_of_two(uint32_t n)
+{
+    uint32_t p = 1;
+
+    while (p < n)
+        p *= 2;
+    return p;
+}
+
+/* Narrow devices pay for loads: eight blocks for each lane, loaded in fours of words, and many matrix rows
+ * for inputs that were loaded once. Others read along rows. Four tokens fill a vector of sums. */
+struct run_dot_cut run_dot_cut(const struct gpu_caps *caps, uint32_t k, bool aligned, bool many)
+{
+    const bool narrow = caps->subgroup_size <= RUN_NARROW;
+    const uint32_t n = k / DOT_BLOCK;
+    struct run_dot_cut c = {.wg = caps->subgroup ? caps->subgroup_size : narrow ? 8 : 32,
+                            .tokens = many ? 4 : 1};
+
+    if (caps->subgroup_size > DOT_LANES)
+        c.wg = DOT_LANES;
+    c.wide = narrow && aligned && n % DOT_BLOCKS == 0;
+    while (c.wg < DOT_LANES && (c.wg * DOT_BLOCKS < n || c.wg < c.tokens))
+        c.wg *= 2;
+    c.lanes = power_of_two(c.wide ? n / DOT_BLOCKS : n);
+    c.lanes = most(c.lanes, most(c.tokens, c.wg / 4)); /* at most four teams, each lane one result */
+    if (c.lanes > c.wg)
+        c.lanes = c.wg;
+    c.blocks = c.wide ? DOT_BLOCKS : (n + c.lanes - 1) / c.lanes;
+    c.rows = narrow ? many ? 64 : 32 : many ? 32 : most(4, 2 * (c.wg / c.lanes));
+    return c;
 }

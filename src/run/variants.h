@@ -60,6 +60,15 @@ uint32_t run_core_lanes(enum run_core core, const struct gpu_caps *caps, uint32_
 /* The same of kernels for many vectors. core: of RUN_TILE_FEW. */
 uint32_t run_tile_rows(enum run_tile tile, const struct gpu_caps *caps);
 uint32_t run_tile_lanes(enum run_tile tile, enum run_core core, const struct gpu_caps *caps, uint32_t k);
+/* The same of kernels that take quantised inputs, of spec_mat_dot and spec_expert_dot. aligned: all
+ * matrix rows start on a 16-byte boundary; many: more than one token. */
+struct run_dot_cut {
+    uint32_t wg, rows, lanes, blocks, tokens;
+    bool wide;
+};
+
+bool run_dot_fits(enum mdl_type t, uint32_t k); /* rows that these kernels take */
+struct run_dot_cut run_dot_cut(const struct gpu_caps *caps, uint32_t k, bool aligned, bool many);
 /* `aligned` of shared/params.h for matrices of rows of row_bytes bytes that start at at + i stride. */
 uint32_t run_alignment(enum mdl_type t, uint64_t row_bytes, uint64_t at, uint64_t stride);
 
