@@ -1,5 +1,6 @@
-# GLSL to SPIR-V to one C file of words. Each shaders/NAME.comp is one module; a first-line comment
-# "// variants: name=MACRO[,MACRO] ..." adds modules NAME_<name> compiled with those macros.
+# GLSL to SPIR-V to one C file. Each shaders/NAME.comp is one module; a first-line comment
+# "// variants: name=MACRO[,MACRO] ..." adds modules NAME_<name> compiled with those macros; "*name=MACRO"
+# there adds those before it, the plain one among them, once more: with MACRO, and _name behind their names.
 # Every module is validated; warnings of the compiler are errors (cmake/shader.cmake does one module).
 get_filename_component(VKMOE_SHADER_DIR ${CMAKE_CURRENT_LIST_DIR}/../shaders ABSOLUTE)
 set(VKMOE_SHADER_OUT ${CMAKE_BINARY_DIR}/shaders)
@@ -40,11 +41,24 @@ foreach(shader ${VKMOE_SHADERS})
   set_property(DIRECTORY APPEND PROPERTY CMAKE_CONFIGURE_DEPENDS ${shader})
   get_filename_component(name ${shader} NAME_WE)
   set(modules "${name}=")
+  set(more)
   file(STRINGS ${shader} first LIMIT_COUNT 1)
   if(first MATCHES "^// variants: (.*)$")
-    string(REGEX MATCHALL "[a-z_]+=[A-Z_,]+" variants "${CMAKE_MATCH_1}")
-    list(TRANSFORM variants PREPEND "${name}_")
-    list(APPEND modules ${variants})
+    string(REGEX MATCHALL "\\*?[a-z_]+=[A-Z_,]+" variants "${CMAKE_MATCH_1}")
+    foreach(variant ${variants})
+      if(variant MATCHES "^\\*(.*)=(.*)$")
+        set(suffix ${CMAKE_MATCH_1})
+        set(macro ${CMAKE_MATCH_2})
+        foreach(module ${modules})
+          string(REGEX REPLACE "=(.+)$" "_${suffix}=\\1,${macro}" again "${module}")
+          string(REGEX REPLACE "=$" "_${suffix}=${macro}" again "${again}")
+          list(APPEND more ${again})
+        endforeach()
+        list(APPEND modules ${more})
+      else()
+        list(APPEND modules "${name}_${variant}")
+      endif()
+    endforeach()
   endif()
   foreach(module ${modules})
     string(REGEX REPLACE "=.*" "" module_name ${module})
@@ -64,9 +78,10 @@ foreach(shader ${VKMOE_SHADERS})
       VERBATIM)
     list(APPEND VKMOE_SHADER_WORDS ${words})
     string(APPEND VKMOE_SHADER_ARRAYS
-           "static const uint32_t words_${module_name}[] = {\n#include \"shaders/${module_name}.inc\"\n};\n")
+           "static const uint8_t deflated_${module_name}[] = {\n"
+           "#include \"shaders/${module_name}.inc\"\n};\n")
     string(APPEND VKMOE_SHADER_TABLE
-           "    {\"${module_name}\", words_${module_name}, sizeof(words_${module_name}) / 4},\n")
+           "    {\"${module_name}\", deflated_${module_name}, sizeof(deflated_${module_name})},\n")
     math(EXPR VKMOE_SHADER_COUNT "${VKMOE_SHADER_COUNT} + 1")
   endforeach()
 endforeach()

@@ -1,3 +1,4 @@
+// variants: *k=MORE_BLOCKS
 /* x[t] = row token[t] of the embedding table, in f32. Rows [row0, row0 + n_rows) are bound; tokens of other
  * rows are left to the dispatch that binds theirs.
  * Grid: (ceil(DIM / (8 * WG)), n_tokens), eight elements per lane. Test: test_kernels_dense. */
@@ -18,6 +19,7 @@ layout(std430, set = 0, binding = 2) writeonly restrict buffer X { float data[];
 #define LOAD_WORD4(i) uvec4(0u)
 #define WORDS_ALIGNED false
 #define WORDS_WIDE false
+#define DEQUANT_EXACT
 #include "lib/dequant.glsl"
 
 void store4(uint at, uint n, vec4 v)

@@ -1,4 +1,4 @@
-// variants: sg=USE_SUBGROUP ln=USE_LANES arr=SEG_ARRAY sg_arr=USE_SUBGROUP,SEG_ARRAY ln_arr=USE_LANES,SEG_ARRAY
+// variants: sg=USE_SUBGROUP arr=SEG_ARRAY sg_arr=USE_SUBGROUP,SEG_ARRAY *k=MORE_BLOCKS ln=USE_LANES ln_arr=USE_LANES,SEG_ARRAY
 /* y[t * K_USED + j] = down h[t * K_USED + j] for the expert in the slot of rank j, sums in f32; combine
  * weighs and adds the rows.
  * Grid: (ceil(DIM / ROWS), K_USED, n_tokens); a workgroup takes ROWS rows.

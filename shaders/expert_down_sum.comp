@@ -1,4 +1,4 @@
-// variants: sg=USE_SUBGROUP ln=USE_LANES
+// variants: sg=USE_SUBGROUP *k=MORE_BLOCKS ln=USE_LANES
 /* x += sum over ranks j, ascending, of weight_j * down h[j] for the expert in the slot of rank j, plus the
  * shared expert's, rank K_USED (SHARED), with weight 1; the workgroup that finishes last of n_groups writes
  * rmsnorm(x) * w to xn. The order of the sum is fixed, so results do not depend on which expert was there

@@ -1,4 +1,4 @@
-// variants: arr=SEG_ARRAY
+// variants: arr=SEG_ARRAY *k=MORE_BLOCKS
 /* y[pair] = down h[pair] for all pairs (t * K_USED + rank) of a tile, which share one expert; f32 sums.
  * Grid: (ceil(DIM / 64), n_tiles). WG is 128.
  * Binding 4: the segment p.seg, other slots are skipped; with SEG_ARRAY all segments. Test:

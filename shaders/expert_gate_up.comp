@@ -1,4 +1,4 @@
-// variants: sg=USE_SUBGROUP ln=USE_LANES arr=SEG_ARRAY sg_arr=USE_SUBGROUP,SEG_ARRAY ln_arr=USE_LANES,SEG_ARRAY
+// variants: sg=USE_SUBGROUP arr=SEG_ARRAY sg_arr=USE_SUBGROUP,SEG_ARRAY *k=MORE_BLOCKS ln=USE_LANES ln_arr=USE_LANES,SEG_ARRAY
 /* h[t * K_USED + j] = silu(gate x[t]) * (up x[t]) for the expert in the slot of rank j, sums in f32.
  * Grid: (ceil(FF / ROWS), K_USED, n_tokens); a workgroup takes ROWS rows of gate and of up. With SHARED (one
  * token, SEG_ARRAY) one more rank in y: the shared expert.

@@ -1,4 +1,4 @@
-// variants: sg=USE_SUBGROUP arr=SEG_ARRAY sg_arr=USE_SUBGROUP,SEG_ARRAY
+// variants: sg=USE_SUBGROUP arr=SEG_ARRAY sg_arr=USE_SUBGROUP,SEG_ARRAY *k=MORE_BLOCKS
 /* expert_gate_up_tile for two to eight tokens (lib/few.glsl): y[pair] = silu(gate x[t]) * (up x[t]) for all
  * pairs (t * K_USED + rank) of a tile, which share one expert; f32 sums.
  * Grid: (ceil(FF / 4), n_tiles). ROWS is 4.

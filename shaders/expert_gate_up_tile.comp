@@ -1,4 +1,4 @@
-// variants: arr=SEG_ARRAY
+// variants: arr=SEG_ARRAY *k=MORE_BLOCKS
 /* h[pair] = silu(gate x[t]) * (up x[t]) for all pairs (t * K_USED + rank) of a tile, which share one expert;
  * f32 sums.
  * Grid: (ceil(FF / 64), n_tiles). WG is 128.

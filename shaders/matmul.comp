@@ -1,3 +1,4 @@
+// variants: *k=MORE_BLOCKS
 /* y[t][out0 + r] = (or +=, with ADD) dot(W[r], x[t]) for matrix rows r < n_rows and all input rows t, sums in
  * f32.
  * Grid: (x, ceil(T / 32), z): workgroup x + z * (size of x) takes 64 matrix rows. WG is 128. Test:

@@ -1,4 +1,4 @@
-// variants: sg=USE_SUBGROUP ln=USE_LANES
+// variants: sg=USE_SUBGROUP *k=MORE_BLOCKS ln=USE_LANES
 /* y[t][out0 + r] = (or +=, with ADD) dot(W[r], x[t]) for matrix rows r < n_rows, sums in f32.
  * Grid: (x, t, z): workgroup x + z * (size of x) takes ROWS matrix rows. Test: test_kernels_dense. */
 #version 450

@@ -1,4 +1,4 @@
-// variants: sg=USE_SUBGROUP
+// variants: sg=USE_SUBGROUP *k=MORE_BLOCKS
 /* matmul of two to eight input rows at a time (lib/few.glsl): y[t][out0 + r] = (or +=, with ADD)
  * dot(W[r], x[t]) for matrix rows r < n_rows, sums in f32.
  * Grid: (x, ceil(n_tokens / 8), z): workgroup x + z * (size of x) takes four matrix rows. ROWS is 4. Test:

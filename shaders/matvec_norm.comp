@@ -1,4 +1,4 @@
-// variants: sg=USE_SUBGROUP ln=USE_LANES
+// variants: sg=USE_SUBGROUP *k=MORE_BLOCKS ln=USE_LANES
 /* y[out0 + r] += dot(W[r], x) for matrix rows r < n_rows, sums in f32; the workgroup that finishes last of
  * n_groups, which may belong to several dispatches that no barrier parts, writes rmsnorm(y) * w to yn.
  * Grid: (x, 1, z): workgroup x + z * (size of x) takes ROWS matrix rows. Test: test_kernels_dense. */

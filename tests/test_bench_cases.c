@@ -114,24 +114,21 @@ static void test_rows(void **unused)
 /* The built-in module with its sums turned into differences. */
 static void write_wrong(const char *kernel)
 {
-    const struct gpu_spirv *m = NULL;
     char path[4200];
     uint32_t *words, n = 0;
+    struct vkmoe_err err;
+    size_t n_words;
 
-    for (uint32_t i = 0; i < gpu_spirv_count; i++)
-        if (!strcmp(gpu_spirv_modules[i].name, kernel))
-            m = &gpu_spirv_modules[i];
-    assert_non_null(m);
-    words = cor_array(m->n_words, 4);
-    memcpy(words, m->words, (size_t)m->n_words * 4);
-    for (uint32_t i = 5; i < m->n_words; i += words[i] >> 16)
+    test_ok(gpu_spirv_read(&words, &n_words, kernel, &err), &err);
+    assert_non_null(words);
+    for (uint32_t i = 5; i < n_words; i += words[i] >> 16)
         if ((words[i] & 0xffff) == SPIRV_OP_FADD) {
             words[i] = (words[i] & 0xffff0000u) | SPIRV_OP_FSUB;
             n++;
         }
     assert_true(n);
     snprintf(path, sizeof(path), "%s/%s.spv", shaders, kernel);
-    test_write(path, words, (size_t)m->n_words * 4);
+    test_write(path, words, n_words * 4);
     cor_free(words);
 }
 

@@ -23,17 +23,6 @@ struct texts {
 
 static struct texts texts;
 
-static double token_nll(const float *logits, uint32_t vocab, int32_t id)
-{
-    double top = logits[0], sum = 0;
-
-    for (uint32_t i = 1; i < vocab; i++)
-        top = fmax(top, logits[i]);
-    for (uint32_t i = 0; i < vocab; i++)
-        sum += exp(logits[i] - top);
-    return log(sum) + top - logits[id];
-}
-
 static const char *setting(const char *name, const char *otherwise)
 {
     const char *value = getenv(name);
@@ -104,7 +93,7 @@ static void score_reference(const struct mdl_model *m)
         mdl_ref_reset(ref);
         for (size_t t = 0; t + 1 < texts.n[i]; t++) {
             test_ok(mdl_ref_feed(ref, texts.ids[i][t], logits, NULL, &err), &err);
-            texts.nll[i] += token_nll(logits, vocab, texts.ids[i][t + 1]);
+            texts.nll[i] += golden_token_nll(logits, vocab, texts.ids[i][t + 1]);
         }
     }
     mdl_ref_destroy(ref);
@@ -147,7 +136,7 @@ static bool add_row(void *user, size_t index, const float *logits)
 {
     struct score *s = user;
 
-    s->nll += token_nll(logits, s->vocab, s->next[index]);
+    s->nll += golden_token_nll(logits, s->vocab, s->next[index]);
     return true;
 }
 

@@ -6,6 +6,9 @@
 #include "support/kernel_test.h"
 
 static const enum mdl_type formats[] = {MDL_F32, MDL_F16, MDL_BF16, MDL_Q8_0, MDL_Q4_0};
+/* Blocks that rows on lanes know nothing of. */
+static const enum mdl_type others[] = {MDL_Q4_1, MDL_Q5_0, MDL_Q5_1,   MDL_Q2_K, MDL_Q3_K,
+                                       MDL_Q4_K, MDL_Q5_K, MDL_Q6_K, MDL_IQ4_NL, MDL_MXFP4};
 
 static struct kt_buf in(const void *data, size_t bytes)
 {
@@ -417,6 +420,57 @@ static void test_matmul(void **unused)
                 mat_case(kernels[v], &matmul_cases[i]);
 }
 
+/* ---- formats that rows on lanes do not know
+ * -------------------------------------------------------------------------------- */
+
+/* Rows of whole blocks; of blocks of 17 bytes every other one starts on an odd byte. */
+static uint32_t width_of(enum mdl_type type)
+{
+    return mdl_type_find(type)->block_elems == 256 ? 512 : 288;
+}
+
+/* The table's values to the last bit: what plain C makes of them. */
+static void test_other_embed(void **unused)
+{
+    enum { ROWS = 7 };
+
+    (void)unused;
+    for (uint32_t f = 0; f < COR_COUNT(others); f++) {
+        const uint32_t dim = width_of(others[f]);
+        struct kt_matrix m;
+
+        kt_matrix_make(&m, others[f], ROWS, dim, 2);
+        embed_case(others[f], dim, 32, 0, ROWS, m.bytes, m.n_bytes, 2, m.values);
+        kt_matrix_free(&m);
+    }
+}
+
+/* Every decoder by mat-vec; they are the same code elsewhere, where one for each kind of block does. */
+static void test_other_products(void **unused)
+{
+    static const enum gpu_kernel one[] = {GPU_K_matvec, GPU_K_matvec_sg},
+                                 norm[] = {GPU_K_matvec_norm, GPU_K_matvec_norm_sg},
+                                 many[] = {GPU_K_matmul, GPU_K_matvec_few, GPU_K_matvec_few_sg};
+
+    (void)unused;
+    for (uint32_t f = 0; f < COR_COUNT(others); f++) {
+        struct mat_case c = {
+            .type = others[f], .k = width_of(others[f]), .n_rows = 23, .t = 1, .wg = 32, .rows = 4, .off = 2};
+
+        for (uint32_t v = 0; v < COR_COUNT(one) && kt_wanted(f + v); v++)
+            if (kt_usable(one[v]))
+                mat_case(one[v], &c);
+        for (uint32_t v = 0; v < COR_COUNT(norm) && f % 4 == 1 && kt_wanted(v); v++)
+            if (kt_usable(norm[v]))
+                mat_norm_case(norm[v], &c, 0, false);
+        c.wg = 128;
+        c.t = 5;
+        for (uint32_t v = 0; v < COR_COUNT(many) && f % 4 == 1 && kt_wanted(v); v++)
+            if (kt_usable(many[v]))
+                mat_case(many[v], &c);
+    }
+}
+
 /* ---- swiglu and topk
  * -------------------------------------------------------------------------------------- */
 
@@ -530,7 +584,8 @@ int main(void)
         cmocka_unit_test(test_embed_scales), cmocka_unit_test(test_rmsnorm),
         cmocka_unit_test(test_matvec),       cmocka_unit_test(test_matvec_norm),
         cmocka_unit_test(test_matmul),       cmocka_unit_test(test_swiglu),
-        cmocka_unit_test(test_topk),
+        cmocka_unit_test(test_topk),         cmocka_unit_test(test_other_embed),
+        cmocka_unit_test(test_other_products),
     };
 
     return kt_main(KT_DENSE, tests, COR_COUNT(tests));

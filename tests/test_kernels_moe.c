@@ -408,7 +408,8 @@ static void test_one(void **unused)
             struct expert_case c = cases[i];
             struct shared_data s;
 
-            if (!kt_wanted(i) || !kt_usable(down[v]) || (i % 3 != v && i != 1 && c.aligned != 3))
+            if (!kt_wanted(i) || !kt_usable(down[v]) ||
+                (i % 3 != v && i != 1 && c.aligned != 3))
                 continue;
             c.n_tokens = 1;
             shared_make(&s, &c);
@@ -455,6 +456,56 @@ static void test_expert_tiles(void **unused)
             expert_step(&d, GPU_K_expert_down_tile, true, true, false);
         }
         expert_free(&d);
+    }
+}
+
+/* Formats that rows on lanes do not know, by all other kernels; of the second case, by one of each kind. */
+static void test_other_formats(void **unused)
+{
+    static const struct expert_case others[] = {
+        {256, 512, 2, 3, MDL_Q4_K, MDL_Q6_K, MDL_Q3_K, 32, 4, 2, 0},
+        {96, 64, 3, 5, MDL_IQ4_NL, MDL_MXFP4, MDL_Q5_1, 32, 4, 2, 0},
+    };
+    static const struct {
+        enum gpu_kernel up, down;
+        bool many, array;
+    } kinds[] = {
+        {GPU_K_expert_gate_up_arr, GPU_K_expert_down_arr, false, true},
+        {GPU_K_expert_gate_up_tile_arr, GPU_K_expert_down_tile_arr, true, true},
+        {GPU_K_expert_gate_up_few_arr, GPU_K_expert_down_few_arr, true, true},
+        {GPU_K_expert_gate_up, GPU_K_expert_down, false, false}, /* from here on of the first case alone */
+        {GPU_K_expert_gate_up_sg, GPU_K_expert_down_sg, false, false},
+        {GPU_K_expert_gate_up_sg_arr, GPU_K_expert_down_sg_arr, false, true},
+        {GPU_K_expert_gate_up_tile, GPU_K_expert_down_tile, true, false},
+        {GPU_K_expert_gate_up_few, GPU_K_expert_down_few, true, false},
+        {GPU_K_expert_gate_up_few_sg, GPU_K_expert_down_few_sg, true, false},
+        {GPU_K_expert_gate_up_few_sg_arr, GPU_K_expert_down_few_sg_arr, true, true},
+    };
+    static const enum gpu_kernel sums[] = {GPU_K_expert_down_sum, GPU_K_expert_down_sum_sg};
+
+    (void)unused;
+    for (uint32_t i = 0; i < COR_COUNT(others); i++)
+        for (uint32_t v = 0; v < (i ? 3 : COR_COUNT(kinds)) && kt_wanted(i); v++) {
+            struct expert_case c = others[i];
+            struct expert_data d;
+
+            if (kinds[v].many)
+                c.wg = 128;
+            expert_make(&d, &c);
+            expert_step(&d, kinds[v].up, false, kinds[v].many, kinds[v].array);
+            expert_step(&d, kinds[v].down, true, kinds[v].many, kinds[v].array);
+            expert_free(&d);
+        }
+    for (uint32_t v = 0; v < COR_COUNT(sums); v++) {
+        struct expert_case c = others[0];
+        struct shared_data s;
+
+        if (!kt_wanted(v) || !kt_usable(sums[v]))
+            continue;
+        c.n_tokens = 1;
+        shared_make(&s, &c);
+        down_one(&s, sums[v], true);
+        shared_free(&s);
     }
 }
 
@@ -632,8 +683,9 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_experts),      cmocka_unit_test(test_one),
-        cmocka_unit_test(test_expert_tiles), cmocka_unit_test(test_combine),
-        cmocka_unit_test(test_expert_sums),  cmocka_unit_test(test_slot_tags),
+        cmocka_unit_test(test_expert_tiles), cmocka_unit_test(test_other_formats),
+        cmocka_unit_test(test_combine),      cmocka_unit_test(test_expert_sums),
+        cmocka_unit_test(test_slot_tags),
     };
 
     return kt_main(KT_MOE, tests, COR_COUNT(tests));

@@ -204,7 +204,8 @@ static void every_change_is_judged(void **state)
     hf_write(&h);
     snprintf(good, sizeof(good), "%s", hf_file(&h, "good.gguf"));
     snprintf(changed, sizeof(changed), "%s", hf_file(&h, "changed.gguf"));
-    test_ok(mdl_convert(&(struct mdl_convert_params){h.path, good, MDL_F32, NULL, NULL}, &err), &err);
+    test_ok(mdl_convert(&(struct mdl_convert_params){.in = h.path, .out = good, .type = MDL_F32}, &err),
+            &err);
     test_ok(mdl_gguf_open(&g, good, &err), &err);
     for (size_t i = 0; i < COR_COUNT(changes); i++) {
         const struct change *c = &changes[i];
@@ -236,7 +237,8 @@ static void parts_of_a_model(void **state)
     hf_init(&h);
     hf_write(&h);
     snprintf(path, sizeof(path), "%s", hf_file(&h, "a.gguf"));
-    test_ok(mdl_convert(&(struct mdl_convert_params){h.path, path, MDL_Q8_0, NULL, NULL}, &err), &err);
+    test_ok(mdl_convert(&(struct mdl_convert_params){.in = h.path, .out = path, .type = MDL_Q8_0}, &err),
+            &err);
     test_ok(mdl_open(&m, path, &err), &err);
     assert_ptr_not_equal(m->head, m->embed);
     l = &m->layers[1];
@@ -259,7 +261,8 @@ static void every_failed_allocation_and_read(void **state)
     hf_init(&h);
     hf_write(&h);
     snprintf(path, sizeof(path), "%s", hf_file(&h, "a.gguf"));
-    test_ok(mdl_convert(&(struct mdl_convert_params){h.path, path, MDL_F32, NULL, NULL}, &err), &err);
+    test_ok(mdl_convert(&(struct mdl_convert_params){.in = h.path, .out = path, .type = MDL_F32}, &err),
+            &err);
     live = cor_alloc_live();
     for (int io = 0; io < 2; io++) {
         enum vkmoe_status st = VKMOE_ERR_IO;

@@ -25,7 +25,7 @@ static float normal(uint64_t *state)
 static void test_types(void **state)
 {
     (void)state;
-    assert_null(mdl_type_find(3));
+    assert_null(mdl_type_find(4));
     assert_null(mdl_type_find(UINT32_MAX));
     assert_null(mdl_type_by_name("q8"));
     assert_null(mdl_type_by_name("q8_00"));

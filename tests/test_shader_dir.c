@@ -22,23 +22,19 @@ static const char *path_of(const char *kernel)
 /* The built-in module with every "greater" turned into "less". */
 static void write_wrong_topk(void)
 {
-    const struct gpu_spirv *m = NULL;
     uint32_t *words, n = 0;
+    struct vkmoe_err err;
+    size_t n_words;
 
-    for (uint32_t i = 0; i < gpu_spirv_count; i++)
-        if (!strcmp(gpu_spirv_modules[i].name, "topk"))
-            m = &gpu_spirv_modules[i];
-    assert_non_null(m);
-    words = cor_array(m->n_words, 4);
+    test_ok(gpu_spirv_read(&words, &n_words, "topk", &err), &err);
     assert_non_null(words);
-    memcpy(words, m->words, (size_t)m->n_words * 4);
-    for (uint32_t i = 5; i < m->n_words; i += words[i] >> 16)
+    for (uint32_t i = 5; i < n_words; i += words[i] >> 16)
         if ((words[i] & 0xffff) == SPIRV_OP_GREATER) {
             words[i] = (words[i] & 0xffff0000u) | SPIRV_OP_LESS;
             n++;
         }
     assert_true(n);
-    test_write(path_of("topk"), words, (size_t)m->n_words * 4);
+    test_write(path_of("topk"), words, n_words * 4);
     cor_free(words);
 }
 

@@ -2,7 +2,8 @@
 
 # What building needs, what running needs, and what the tests need besides (Debian 12 names).
 BUILD_PACKAGES=(gcc libc6-dev cmake ninja-build pkgconf glslang-tools spirv-tools libvulkan-dev
-                libvulkan-volk-dev libcjson-dev libpcre2-dev nettle-dev)
+                libvulkan-volk-dev libcjson-dev libpcre2-dev nettle-dev
+                zlib1g-dev)
 RUN_PACKAGES=(libvulkan1 mesa-vulkan-drivers)
 # chromium opens the report page; its chromium-common brings SwiftShader, the second software driver.
 TEST_PACKAGES=(git clang g++ python3 binutils libcmocka-dev vulkan-validationlayers chromium)

@@ -40,7 +40,7 @@ awk -F, -v families="${families[*]}" '
         for (i = 1; i <= n; i++) printf "--:|"
         printf "\n"
     }
-    $18 != "" && $4 ~ /^(f16|q8_0|q4_0)$/ && $2 !~ /_arr/ && $3 !~ /adds/ {
+    $18 != "" && $4 ~ /^(f16|q8_0|q4_0|q4_k|q6_k)$/ && $2 !~ /_arr/ && $3 !~ /adds/ {
         name = $2 ($3 == "" ? "" : ", " $3) " | " $4
         if (!(name in seen)) order[++rows] = name
         seen[name] = 1

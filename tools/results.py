@@ -54,6 +54,14 @@ def main():
         out += ["", "Mean router probabilities of calibration texts, and the 12.5 % subsets by them:", ""]
         out += ["| " + " | ".join(columns) + " |", "|" + "---|" * len(columns)]
         out += ["| " + " | ".join(words) + " |" for words in ranked]
+    blocks = [figure.split()[1:-1] for r in shards.values() for figure in r.get("figure", [])
+              if figure.startswith("blocks ") and figure.endswith(" ok")]
+    if blocks:
+        columns = ["format", "matrices equal to ggml's to the last bit", "elements",
+                   "squared error by that of ggml's encoder", "limit"]
+        out += ["", "Block formats of the bundled model against ggml:", ""]
+        out += ["| " + " | ".join(columns) + " |", "|" + "---|" * len(columns)]
+        out += ["| " + " | ".join(words) + " |" for words in blocks]
     page = ROOT / "docs/RESULTS.md"
     text = page.read_text()
     head, rest = text.split(BEGIN)

@@ -1,5 +1,7 @@
-/* Weight blocks as they stand in a GGUF file: the only place that knows what their bits mean (model/quant.h
- * is the same in C). Offsets are in bytes; rows may start at any even offset.
+/* Weight blocks as they stand in a GGUF file: the only place, with lib/blocks.glsl, that knows what their
+ * bits mean (model/quant.h is the same in C). Offsets are in bytes; rows may start at any even offset, with
+ * MORE_BLOCKS at any. MORE_BLOCKS: all formats, else F32, F16, BF16, Q8_0 and Q4_0: drivers that inline
+ * everything before they fold constants take twice as long for all (gpu/kernels.h chooses the module).
  * Before inclusion: LOAD_WORD(i), 32-bit word i of the binding; WORDS_ALIGNED, true when every row of an
  * unquantised matrix starts on a 4-byte boundary; WORDS_WIDE, true when all of them start on a 16-byte
  * boundary, and LOAD_WORD4(i), words 4 i .. 4 i + 3, for that case. */
@@ -28,7 +30,7 @@ uint load_u16(uint off)
     return (LOAD_WORD(off >> 2) >> ((off & 2u) * 8u)) & 0xffffu;
 }
 
-/* Never on a 4-byte boundary throughout a matrix: blocks of 18 and 34 bytes. */
+/* On any byte; blocks are of no multiple of four, or start with less than eight bytes: no wider load pays. */
 uvec2 load_u64(uint off)
 {
     uint i = off >> 2;
@@ -53,6 +55,7 @@ uvec4 load_u128(uint off)
     return w;
 }
 
+#ifndef MORE_BLOCKS
 /* Bytes of a row of n elements. */
 uint row_bytes(uint format, uint n)
 {
@@ -65,6 +68,7 @@ uint row_bytes(uint format, uint n)
         bytes = n / 32u * 18u;
     return bytes;
 }
+#endif
 
 vec4 signed_bytes(uint w)
 {
@@ -95,6 +99,9 @@ vec8 load8_16(uint format, uint off)
     return v;
 }
 
+#ifdef MORE_BLOCKS
+#include "lib/blocks.glsl"
+#else
 /* Q8_0, 34 bytes: half scale d, 32 signed bytes. Q4_0, 18 bytes: half scale d, 16 bytes; byte i holds
  * elements i (low four bits) and i + 16, each plus 8. */
 vec8 load8_block(uint format, uint row, uint unit)
@@ -113,6 +120,8 @@ vec8 load8_block(uint format, uint row, uint unit)
     }
     return v;
 }
+
+#endif
 
 /* Element i of an unquantised row. */
 float load1(uint format, uint row, uint i)

@@ -76,7 +76,17 @@
 #define FMT_F32 0
 #define FMT_F16 1
 #define FMT_Q4_0 2
+#define FMT_Q4_1 3
+#define FMT_Q5_0 6
+#define FMT_Q5_1 7
 #define FMT_Q8_0 8
+#define FMT_Q2_K 10
+#define FMT_Q3_K 11
+#define FMT_Q4_K 12
+#define FMT_Q5_K 13
+#define FMT_Q6_K 14
+#define FMT_IQ4_NL 20
 #define FMT_BF16 30
+#define FMT_MXFP4 39
 
 #endif

@@ -50,7 +50,7 @@ enum vkmoe_status bench_case_make(struct bench_case *c, enum gpu_kernel k, uint3
     c->shape = env->shape->name;
     c->format = e.typed ? mdl_type_find(env->type)->name : "";
     c->n_segs = info->segs && (info->needs & GPU_NEED_ARRAY) ? BENCH_SEGS : 1;
-    *made = e.make && e.make(&m);
+    *made = e.make && (!e.typed || info->formats || gpu_format_plain(env->type)) && e.make(&m);
     if (m.failed)
         return cor_fail(err, VKMOE_ERR_MEMORY, "kernel %s: no memory for a case", info->name);
     return VKMOE_OK;
@@ -137,6 +137,13 @@ void bench_want_sums(struct bench_maker *m, uint32_t buf, size_t n, double *valu
                                            .largest = fmax(BENCH_LARGEST, 8 * random)});
 }
 
+void bench_want_words(struct bench_maker *m, uint32_t buf, size_t first, size_t n, uint32_t *words)
+{
+    if (check(m))
+        bench_want(
+            m, &(struct bench_want){.buf = buf, .kind = BENCH_WORDS, .first = first, .n = n, .words = words});
+}
+
 void bench_spec(struct bench_maker *m, const void *spec, size_t bytes)
 {
     m->failed |= bytes > sizeof(m->c->spec);
@@ -160,7 +167,7 @@ void bench_grid(struct bench_maker *m, uint32_t x, uint32_t y, uint32_t z)
     m->c->grid[2] = z;
 }
 
-/* Subnormal halves in every fifth row, a NaN at the end of every seventh. */
+/* Subnormal scales in every fifth row, a NaN at the end of every seventh, where blocks begin with a scale. */
 static void special_row(uint8_t *row, enum mdl_type type, uint32_t r, uint32_t cols)
 {
     const struct mdl_type_info *info = mdl_type_find(type);
@@ -170,8 +177,10 @@ static void special_row(uint8_t *row, enum mdl_type type, uint32_t r, uint32_t c
     if (r % 5 == 1 && type != MDL_F32 && type != MDL_BF16)
         for (uint32_t b = 0; b < blocks; b++) {
             const uint16_t tiny = (uint16_t)(((b * 37 + 0x155) & 0x3ff) | (b & 1 ? 0x8000 : 0));
+            const uint8_t least = b & 1; /* exponents of mxfp4 */
 
-            memcpy(row + (size_t)b * info->block_bytes, &tiny, 2);
+            memcpy(row + (size_t)b * info->block_bytes, type == MDL_MXFP4 ? (const void *)&least : &tiny,
+                   type == MDL_MXFP4 ? 1 : 2);
         }
     if (r % 7 == 2) {
         uint8_t *last = row + (size_t)(blocks - 1) * info->block_bytes;
@@ -187,13 +196,12 @@ uint8_t *bench_matrix(struct bench_maker *m, enum mdl_type type, uint32_t rows, 
                       size_t *n_bytes, float **values)
 {
     const uint64_t row_bytes = mdl_row_bytes(type, cols);
-    const bool check = m->env->check;
     float *one = bench_array(m, cols, sizeof(*one)), *all = NULL;
     uint8_t *bytes;
 
     *n_bytes = (size_t)((off + rows * row_bytes + 3) / 4 * 4);
     bytes = bench_array(m, *n_bytes, 1);
-    if (check && values)
+    if (check(m) && values)
         all = bench_array(m, (size_t)rows * cols, sizeof(*all));
     if (m->failed)
         return NULL;
@@ -201,14 +209,14 @@ uint8_t *bench_matrix(struct bench_maker *m, enum mdl_type type, uint32_t rows, 
     for (uint32_t r = 0; r < rows; r++) {
         uint8_t *at = bytes + off + r * row_bytes;
 
-        if (!check && r >= ROWS_KNOWN) {
+        if (!check(m) && r >= ROWS_KNOWN) {
             memcpy(at, bytes + off + r % ROWS_KNOWN * row_bytes, (size_t)row_bytes);
             continue;
         }
         for (uint32_t i = 0; i < cols; i++)
             one[i] = bench_uniform(m, -1, 1);
         m->failed |= !mdl_quant_row(type, one, at, cols);
-        if (check)
+        if (check(m))
             special_row(at, type, r, cols);
         if (all)
             mdl_dequant_row(type, at, all + (size_t)r * cols, cols);

@@ -5,13 +5,6 @@
 
 #include "bench/make.h"
 
-#define WHAT(m, ...) snprintf((m)->c->what, sizeof((m)->c->what), __VA_ARGS__)
-
-static bool check(const struct bench_maker *m)
-{
-    return m->env->check;
-}
-
 static bool f16(const struct bench_maker *m)
 {
     return m->env->type == MDL_F16;
@@ -21,11 +14,6 @@ static bool f16(const struct bench_maker *m)
 static bool is_case(const struct bench_maker *m)
 {
     return !m->use && (f16(m) || m->env->type == MDL_F32);
-}
-
-static double *doubles(struct bench_maker *m, size_t n)
-{
-    return check(m) ? bench_array(m, n, sizeof(double)) : NULL;
 }
 
 struct cache {

@@ -5,18 +5,6 @@
 
 #include "bench/make.h"
 
-static bool check(const struct bench_maker *m)
-{
-    return m->env->check;
-}
-
-#define WHAT(m, ...) snprintf((m)->c->what, sizeof((m)->c->what), __VA_ARGS__)
-
-static double *doubles(struct bench_maker *m, size_t n)
-{
-    return check(m) ? bench_array(m, n, sizeof(double)) : NULL;
-}
-
 /* ---- embed
  * ------------------------------------------------------------------------------------------------- */
 

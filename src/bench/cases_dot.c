@@ -7,12 +7,6 @@
 #include "bench/make.h"
 
 #define BLOCK 32u
-#define WHAT(m, ...) snprintf((m)->c->what, sizeof((m)->c->what), __VA_ARGS__)
-
-static bool check(const struct bench_maker *m)
-{
-    return m->env->check;
-}
 
 /* Words of a quantised row. */
 static uint32_t row_words(uint32_t k)

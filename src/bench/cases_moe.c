@@ -6,20 +6,8 @@
 
 #include "bench/make.h"
 
-#define WHAT(m, ...) snprintf((m)->c->what, sizeof((m)->c->what), __VA_ARGS__)
-
 #define SLOTS_MEASURED 32u          /* experts that a chunk spreads over */
 #define POOL_MEASURED  (192u << 20) /* bytes of slots */
-
-static bool check(const struct bench_maker *m)
-{
-    return m->env->check;
-}
-
-static double *doubles(struct bench_maker *m, size_t n)
-{
-    return check(m) ? bench_array(m, n, sizeof(double)) : NULL;
-}
 
 /* Slots of experts 0 .. n_slots - 1, in another order. */
 struct pool {

@@ -6,26 +6,7 @@
 
 #include "bench/make.h"
 
-#define WHAT(m, ...) snprintf((m)->c->what, sizeof((m)->c->what), __VA_ARGS__)
-
 enum { DISPATCHES = 12, NEXT = 3, AFTER = 9 };
-
-static bool check(const struct bench_maker *m)
-{
-    return m->env->check;
-}
-
-static double *doubles(struct bench_maker *m, size_t n)
-{
-    return check(m) ? bench_array(m, n, sizeof(double)) : NULL;
-}
-
-static void want_words(struct bench_maker *m, uint32_t buf, size_t first, size_t n, uint32_t *words)
-{
-    if (check(m))
-        bench_want(
-            m, &(struct bench_want){.buf = buf, .kind = BENCH_WORDS, .first = first, .n = n, .words = words});
-}
 
 /* As run/ has them: workgroup and matrix rows per workgroup, by the row core that the kernel's name ends
  * with. */
@@ -121,7 +102,7 @@ static bool make_mat_norm(struct bench_maker *m)
         norm(want, w, dim, normed);
     bench_want_sums(m, y, dim, want, q);
     bench_want_sums(m, yn, dim, normed, q);
-    want_words(m, 5, 0, 1, bench_array(m, 1, 4)); /* the counter is 0 again */
+    bench_want_words(m, 5, 0, 1, bench_array(m, 1, 4)); /* the counter is 0 again */
     BENCH_SPEC(m, spec);
     BENCH_PUSH(m, push);
     bench_grid(m, push.n_groups, 1, 1);
@@ -248,7 +229,7 @@ static bool make_router_one(struct bench_maker *m)
     bench_buf(m, BENCH_IN, table, 2 * (size_t)n);
     bench_buf(m, BENCH_SCRATCH, choice, CHOICE_MASK + 2 * (size_t)words);
     bench_buf(m, BENCH_SCRATCH, NULL, MAIL_WORDS);
-    want_words(m, bench_buf(m, BENCH_INOUT, make_args(m, DISPATCHES), (size_t)DISPATCHES * 3), 0,
+    bench_want_words(m, bench_buf(m, BENCH_INOUT, make_args(m, DISPATCHES), (size_t)DISPATCHES * 3), 0,
                (size_t)DISPATCHES * 3, make_args(m, m->use ? NEXT : DISPATCHES));
     m->c->bufs[6].exact = true;
     bench_buf(m, BENCH_SCRATCH, NULL, 64 * (size_t)k);

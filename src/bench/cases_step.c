@@ -6,21 +6,7 @@
 
 #include "bench/make.h"
 
-#define WHAT(m, ...) snprintf((m)->c->what, sizeof((m)->c->what), __VA_ARGS__)
-
 enum { DISPATCHES = 12, TILES0 = 4, N_TILES = 2, NEXT = 3, AFTER = 9 };
-
-static bool check(const struct bench_maker *m)
-{
-    return m->env->check;
-}
-
-static void want_words(struct bench_maker *m, uint32_t buf, size_t first, size_t n, uint32_t *words)
-{
-    if (check(m))
-        bench_want(
-            m, &(struct bench_want){.buf = buf, .kind = BENCH_WORDS, .first = first, .n = n, .words = words});
-}
 
 /* ---- publish
  * ----------------------------------------------------------------------------------------------- */
@@ -71,11 +57,11 @@ static bool make_publish(struct bench_maker *m)
     mail[MAIL_LAYER] = NONE;
     bench_buf(m, BENCH_IN, step, n_step);
     bench_buf(m, BENCH_IN, tmpl, n_tmpl);
-    want_words(m, bench_buf(m, BENCH_OUT, NULL, DISPATCHES * 3), 0, DISPATCHES * 3, args);
-    want_words(m, bench_buf(m, BENCH_OUT, NULL, n_step), 0, STEP_TOKENS + (size_t)n, step);
-    want_words(m, bench_buf(m, BENCH_INOUT, table, table_n), 0, table_n, changed);
+    bench_want_words(m, bench_buf(m, BENCH_OUT, NULL, DISPATCHES * 3), 0, DISPATCHES * 3, args);
+    bench_want_words(m, bench_buf(m, BENCH_OUT, NULL, n_step), 0, STEP_TOKENS + (size_t)n, step);
+    bench_want_words(m, bench_buf(m, BENCH_INOUT, table, table_n), 0, table_n, changed);
     bench_buf(m, BENCH_SCRATCH, NULL, MAIL_WORDS);
-    want_words(m, 5, MAIL_MISSING, MAX_EXPERTS / 32, mail + MAIL_MISSING);
+    bench_want_words(m, 5, MAIL_MISSING, MAX_EXPERTS / 32, mail + MAIL_MISSING);
     BENCH_SPEC(m, spec);
     bench_grid(m, 1, 1, 1);
     m->c->bytes = 8.0 * (double)n_step;
@@ -291,7 +277,7 @@ static bool make_group(struct bench_maker *m)
     bench_buf(m, BENCH_SCRATCH, NULL, n_pairs);
     bench_buf(m, BENCH_OUT, NULL, MAIL_WORDS);
     bench_buf(m, BENCH_SCRATCH, make_args(m, DISPATCHES), DISPATCHES * 3);
-    want_words(m, bench_buf(m, BENCH_OUT, NULL, 4 * (size_t)n_pairs), 2 * (size_t)n_pairs,
+    bench_want_words(m, bench_buf(m, BENCH_OUT, NULL, 4 * (size_t)n_pairs), 2 * (size_t)n_pairs,
                2 * (size_t)n_pairs, sel);
     m->c->bufs[6].exact = true;
     m->c->check = check(m) ? check_groups : NULL;
@@ -321,7 +307,7 @@ static bool make_rows(struct bench_maker *m)
         src[i] = bench_below(m, UINT32_MAX); /* NaNs and subnormals among them */
     bench_buf(m, BENCH_IN, bench_state(m, n, pos, 0, 1), STEP_TOKENS + (size_t)n);
     bench_buf(m, BENCH_IN, src, n_src);
-    want_words(m, bench_buf(m, BENCH_OUT, NULL, (size_t)(row0 + n) * dim), (size_t)row0 * dim,
+    bench_want_words(m, bench_buf(m, BENCH_OUT, NULL, (size_t)(row0 + n) * dim), (size_t)row0 * dim,
                (size_t)n * dim, src + (size_t)pos * dim);
     BENCH_SPEC(m, spec);
     BENCH_PUSH(m, push);
@@ -348,7 +334,7 @@ static bool make_peak_read(struct bench_maker *m)
         want[i / unit / (WG * TRIPS) * WG + i / unit % WG] += in[i];
     }
     bench_buf(m, BENCH_IN, in, n);
-    want_words(m, bench_buf(m, BENCH_OUT, NULL, n_out), 0, n_out, want);
+    bench_want_words(m, bench_buf(m, BENCH_OUT, NULL, n_out), 0, n_out, want);
     BENCH_SPEC(m, spec);
     bench_grid(m, GROUPS, 1, 1);
     m->c->bytes = 4.0 * n;

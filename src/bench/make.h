@@ -3,6 +3,8 @@
 #ifndef BENCH_MAKE_H
 #define BENCH_MAKE_H
 
+#include <stdio.h>
+
 #include "bench/cases.h"
 #include "core/bits.h"
 
@@ -48,6 +50,8 @@ void bench_want_floats(struct bench_maker *m, uint32_t buf, size_t n, double *va
  * error of 2^-24; in a row they stay near 2^-24 * sqrt(terms) of their size, and one of many results within
  * eight times that. */
 void bench_want_sums(struct bench_maker *m, uint32_t buf, size_t n, double *values, uint32_t terms);
+/* In checks only: words first .. first + n - 1 of the buffer. */
+void bench_want_words(struct bench_maker *m, uint32_t buf, size_t first, size_t n, uint32_t *words);
 void bench_want(struct bench_maker *m, const struct bench_want *w);
 void bench_spec(struct bench_maker *m, const void *spec, size_t bytes);
 void bench_push(struct bench_maker *m, const void *push, size_t bytes);
@@ -76,6 +80,21 @@ uint32_t bench_rows(const struct bench_maker *m);
 uint32_t bench_row_lanes(const struct bench_maker *m, uint32_t k);
 uint32_t bench_tile_rows(const struct bench_maker *m);
 uint32_t bench_tile_lanes(const struct bench_maker *m, uint32_t k);
+
+/* Expectations are wanted, not times alone. */
+static inline bool check(const struct bench_maker *m)
+{
+    return m->env->check;
+}
+
+/* For the values of a want; NULL where none are wanted. */
+static inline double *doubles(struct bench_maker *m, size_t n)
+{
+    return check(m) ? bench_array(m, n, sizeof(double)) : NULL;
+}
+
+/* Sizes, for people. */
+#define WHAT(m, ...) snprintf((m)->c->what, sizeof((m)->c->what), __VA_ARGS__)
 
 static inline uint32_t bench_div_up(uint32_t a, uint32_t b)
 {

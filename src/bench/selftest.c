@@ -99,10 +99,14 @@ done:
     return st;
 }
 
-/* Formats at each of bench_shape_odd: every decoder once, and one at the larger shape. */
+/* Formats at each of bench_shape_odd: every decoder once, and one at the larger shape; then those of modules
+ * of their own (GPU_FMT_*), which fit two of the shapes. */
 static const enum mdl_type types[][3] = {
     {MDL_Q4_0, MDL_Q8_0}, {MDL_F16, MDL_F32, MDL_BF16}, {MDL_Q4_0, MDL_F16}};
 static const uint32_t n_types[] = {2, 3, 2};
+static const enum mdl_type more[][5] = {{MDL_MXFP4, MDL_IQ4_NL, MDL_Q5_1, MDL_Q5_0, MDL_Q4_1},
+                                        {MDL_F32},
+                                        {MDL_Q4_K, MDL_Q6_K, MDL_Q5_K, MDL_Q3_K, MDL_Q2_K}};
 
 /* A form of the row core that these variants do not take: tuning may. */
 static bool is_spare(const char *name, const struct run_variants *v)
@@ -131,6 +135,15 @@ static uint32_t types_of(enum gpu_kernel k, uint32_t shape, const struct run_var
                : n_types[shape];
 }
 
+/* How many of `more`: each decoder in embed and matvec, one in every other module. */
+static uint32_t more_of(enum gpu_kernel k, uint32_t shape)
+{
+    const char *name = gpu_kernel_info(k)->name;
+    const bool all = !strcmp(name, "embed") || !strcmp(name, "matvec");
+
+    return !gpu_kernel_info(k)->formats || shape == 1 ? 0 : all ? COR_COUNT(more[0]) : shape == 0;
+}
+
 static enum vkmoe_status test_kernel(struct test *t, enum gpu_kernel k, bool first, bool *wrong,
                                      struct vkmoe_err *err)
 {
@@ -140,9 +153,11 @@ static enum vkmoe_status test_kernel(struct test *t, enum gpu_kernel k, bool fir
 
     run_variants_default(&env.variants, env.caps);
     for (uint32_t i = 0; i < COR_COUNT(types); i++) {
+        const uint32_t n = types_of(k, i, &env.variants);
+
         env.shape = bench_shape_odd(i);
-        for (uint32_t f = 0; f < types_of(k, i, &env.variants); f++) {
-            env.type = types[i][f];
+        for (uint32_t f = 0; f < n + more_of(k, i); f++) {
+            env.type = f < n ? types[i][f] : more[i][f - n];
             TRY(cases_of(t, k, &env, &s, err));
         }
     }

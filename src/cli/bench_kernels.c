@@ -110,7 +110,11 @@ static bool is_format(const char *name)
 
 static int run(const struct cli_cmd *cmd, int argc, char **argv)
 {
-    static const enum mdl_type all[] = {MDL_F32, MDL_F16, MDL_BF16, MDL_Q8_0, MDL_Q4_0};
+    static const enum mdl_type all[] = {
+#define MDL_X(id, value, name, elems, bytes, file) id,
+        MDL_TYPE_LIST(MDL_X)
+#undef MDL_X
+    };
     struct printer printer = {.format = "text"};
     struct bench_device_params dp = {0};
     enum mdl_type type = MDL_Q4_0;

@@ -109,14 +109,14 @@ enum vkmoe_status cli_read_text(const char *p, const char *f, char **text, size_
 bool cli_parse_type(const struct cli_cmd *cmd, const char *name, enum mdl_type *type)
 {
     const struct mdl_type_info *info = mdl_type_by_name(name);
-    char names[128] = "";
+    char names[192] = "";
     size_t used = 0;
 
     if (info) {
         *type = info->type;
         return true;
     }
-#define MDL_X(id, value, known, elems, bytes)                                                       \
+#define MDL_X(id, value, known, elems, bytes, file)                                                  \
     used += (size_t)snprintf(names + used, used < sizeof(names) ? sizeof(names) - used : 0, "%s%s", \
                              used ? ", " : "", known);
     MDL_TYPE_LIST(MDL_X)

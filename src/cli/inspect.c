@@ -25,7 +25,7 @@ static const struct {
 
 struct size {
     uint64_t tensors, params, bytes;
-    uint32_t types[8]; /* GGUF numbers, the first n_types of those met */
+    uint32_t types[16]; /* GGUF numbers, the first n_types of those met */
     uint32_t n_types;
 };
 

@@ -66,17 +66,6 @@ void gpu_instance_identity(const struct gpu_instance *inst, uint32_t index, stru
             n += (size_t)snprintf(id->text + n, sizeof(id->text) - n, "%s%02x", b ? "" : "-", uuids[i][b]);
 }
 
-uint64_t gpu_spirv_sum(void)
-{
-    uint64_t h = COR_FNV_START;
-
-    for (uint32_t i = 0; i < gpu_spirv_count; i++) {
-        h = cor_fnv(h, gpu_spirv_modules[i].name, strlen(gpu_spirv_modules[i].name));
-        h = cor_fnv(h, gpu_spirv_modules[i].words, gpu_spirv_modules[i].n_words * sizeof(uint32_t));
-    }
-    return h;
-}
-
 /* One file per device and driver name, so that a new version of the driver replaces the old one's file. */
 static enum vkmoe_status make_path(struct gpu_device *dev, struct vkmoe_err *err)
 {

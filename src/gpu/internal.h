@@ -166,7 +166,7 @@ struct gpu_device {
     atomic_uint n_compiled; /* pipelines that did not come from the cache */
     struct gpu_ahead *ahead; /* threads that make pipelines; NULL: none so far */
     struct gpu_pipeline *pipelines;
-    VkShaderModule modules[GPU_KERNEL_COUNT]; /* made on first use */
+    VkShaderModule modules[GPU_KERNEL_COUNT][2]; /* made on first use; [1]: NAME_k */
     char *shader_dir;                         /* files that stand in for built-in modules; NULL: none */
 
     struct gpu_profile *profile; /* NULL: kernels are not timed */

@@ -9,16 +9,24 @@
 #include "gpu/internal.h"
 
 static const struct gpu_kernel_info kernels[] = {
-#define GPU_X(name, push, n_buffers, segs, needs) {#name, sizeof(struct push), n_buffers, segs, needs},
+#define GPU_X(name, push, n_buffers, segs, formats, needs) \
+    {#name, sizeof(struct push), n_buffers, segs, formats, needs},
     GPU_KERNEL_LIST(GPU_X)
 #undef GPU_X
 };
 
-#define GPU_X(name, push, n_buffers, segs, needs)                           \
+#define GPU_X(name, push, n_buffers, segs, formats, needs)                  \
     _Static_assert(sizeof(struct push) <= 128 && (n_buffers) + (segs) <= 8, \
                    #name " asks for more than the base has");
 GPU_KERNEL_LIST(GPU_X)
 #undef GPU_X
+
+#define WORD_OF(type, field) (1u << offsetof(struct type, field) / sizeof(uint32_t))
+_Static_assert(GPU_FMT_EMBED == WORD_OF(spec_embed, format) && GPU_FMT_MAT == WORD_OF(spec_mat, format) &&
+                   GPU_FMT_MAT_NORM == WORD_OF(spec_mat_norm, format) &&
+                   GPU_FMT_GATE_UP == (WORD_OF(spec_expert, fmt_gate) | WORD_OF(spec_expert, fmt_up)) &&
+                   GPU_FMT_DOWN == WORD_OF(spec_expert, fmt_down),
+               "formats stand elsewhere in shared/params.h");
 
 const struct gpu_kernel_info *gpu_kernel_info(enum gpu_kernel k)
 {
@@ -74,33 +82,51 @@ done:
     return st;
 }
 
-static enum vkmoe_status get_module(VkShaderModule *out, struct gpu_device *dev, enum gpu_kernel k,
-                                    struct vkmoe_err *err)
+bool gpu_format_plain(uint32_t format)
+{
+    return format == FMT_F32 || format == FMT_F16 || format == FMT_BF16 || format == FMT_Q8_0 ||
+           format == FMT_Q4_0;
+}
+
+bool gpu_kernel_more(enum gpu_kernel k, const uint32_t *spec, size_t n)
+{
+    for (size_t i = 0; i < n && i < 32; i++)
+        if ((kernels[k].formats >> i & 1) && !gpu_format_plain(spec[i]))
+            return true;
+    return false;
+}
+
+static enum vkmoe_status get_module(struct gpu_pipeline *p, struct gpu_device *dev, struct vkmoe_err *err)
 {
     VkShaderModuleCreateInfo ci = {.sType = VK_STRUCTURE_TYPE_SHADER_MODULE_CREATE_INFO};
+    const bool more = gpu_kernel_more(p->kernel, p->spec, p->n_spec);
+    VkShaderModule *made = &dev->modules[p->kernel][more];
     enum vkmoe_status st = VKMOE_OK;
-    char *file = NULL;
+    uint32_t *built_in = NULL;
+    char *file = NULL, name[64];
     VkResult r;
 
-    *out = dev->modules[k];
-    if (*out)
+    p->module = *made;
+    if (p->module)
         return VKMOE_OK;
-    TRY(load_module(&file, &ci.codeSize, dev, kernels[k].name, err));
+    snprintf(name, sizeof(name), "%s%s", kernels[p->kernel].name, more ? "_k" : "");
+    TRY(load_module(&file, &ci.codeSize, dev, name, err));
     ci.pCode = (const uint32_t *)(const void *)file; /* cor_alloc aligns for any type */
-    for (uint32_t i = 0; i < gpu_spirv_count && !ci.pCode; i++)
-        if (!strcmp(gpu_spirv_modules[i].name, kernels[k].name)) {
-            ci.pCode = gpu_spirv_modules[i].words;
-            ci.codeSize = gpu_spirv_modules[i].n_words * sizeof(uint32_t);
-        }
-    if (!ci.pCode)
-        FAIL(VKMOE_ERR_UNSUPPORTED, "kernel %s: this build has no module for it", kernels[k].name);
-    if ((r = VK_CALL(dev->fn.vkCreateShaderModule(dev->vk, &ci, NULL, &dev->modules[k]))) != VK_SUCCESS) {
-        dev->modules[k] = VK_NULL_HANDLE;
-        TRY(gpu_fail(dev, r, "loading kernel", kernels[k].name, err));
+    if (!ci.pCode) {
+        TRY(gpu_spirv_read(&built_in, &ci.codeSize, name, err));
+        ci.codeSize *= sizeof(uint32_t);
+        ci.pCode = built_in;
     }
-    gpu_name(dev, VK_OBJECT_TYPE_SHADER_MODULE, (uint64_t)dev->modules[k], kernels[k].name);
-    *out = dev->modules[k];
+    if (!ci.pCode)
+        FAIL(VKMOE_ERR_UNSUPPORTED, "kernel %s: this build has no module for it", name);
+    if ((r = VK_CALL(dev->fn.vkCreateShaderModule(dev->vk, &ci, NULL, made))) != VK_SUCCESS) {
+        *made = VK_NULL_HANDLE;
+        TRY(gpu_fail(dev, r, "loading kernel", name, err));
+    }
+    gpu_name(dev, VK_OBJECT_TYPE_SHADER_MODULE, (uint64_t)*made, name);
+    p->module = *made;
 done:
+    cor_free(built_in);
     cor_free(file);
     return st;
 }
@@ -254,7 +280,7 @@ static enum vkmoe_status prepare(struct gpu_pipeline **out, struct gpu_device *d
         FAIL(VKMOE_ERR_MEMORY, "kernel %s: no memory for its constants", kernels[k].name);
     memcpy(p->spec, spec, spec_bytes);
     TRY(create_layouts(dev, p, err));
-    TRY(get_module(&p->module, dev, k, err));
+    TRY(get_module(p, dev, err));
     gpu_ahead_lock(dev);
     p->next = dev->pipelines;
     dev->pipelines = p;
@@ -316,6 +342,6 @@ void gpu_pipelines_close(struct gpu_device *dev)
         dev->pipelines = next;
     }
     if (!dev->hung)
-        for (uint32_t i = 0; i < GPU_KERNEL_COUNT; i++)
-            dev->fn.vkDestroyShaderModule(dev->vk, dev->modules[i], NULL);
+        for (uint32_t i = 0; i < 2 * GPU_KERNEL_COUNT; i++)
+            dev->fn.vkDestroyShaderModule(dev->vk, dev->modules[i / 2][i % 2], NULL);
 }

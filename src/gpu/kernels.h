@@ -16,98 +16,111 @@
 #define GPU_NEED_DOT 16u      /* integer dot products, in the device and in this build */
 #define GPU_NEED_ROUNDED 32u  /* --fast-math is allowed: inputs of 8 bits */
 
-/* X(name, push struct, storage buffers before the segments, segments: 0 none / 1 binding or array, needs).
+/* Words of a kernel's specialisation that name the formats of weights it reads: where one of them is not
+ * plain (gpu_format_plain), its module is NAME_k, compiled with MORE_BLOCKS. NONE: a kernel without weights,
+ * or for the plain formats alone. */
+#define GPU_FMT_NONE     0u
+#define GPU_FMT_EMBED    (1u << 2)
+#define GPU_FMT_MAT      (1u << 4)
+#define GPU_FMT_MAT_NORM (1u << 3)
+#define GPU_FMT_GATE_UP  (3u << 5)
+#define GPU_FMT_DOWN     (1u << 7)
+
+/* X(name, push struct, storage buffers before the segments, segments: 0 none / 1 binding or array, formats,
+ * needs).
  * With segments, the binding behind the listed ones holds them: one buffer, or an array of N_SEGS (_arr
  * modules). NAME_sg reduces with subgroup operations, NAME in shared memory; NAME_arr indexes the array of
  * segments. NAME_ln: rows on lanes, for narrow devices (shaders/lib/lanes.glsl). NAME_few: two to eight
  * tokens. NAME_dot takes inputs of 8 bits, for --fast-math only; NAME_dot_hw with the device's dot product,
  * besides subgroups and the array. */
 #define GPU_KERNEL_LIST(X)                                                                                   \
-    X(publish, push_none, 6, 0, GPU_NEED_NONE)                                                               \
-    X(embed, push_embed, 3, 0, GPU_NEED_NONE)                                                                \
-    X(rmsnorm, push_none, 4, 0, GPU_NEED_NONE)                                                               \
-    X(rmsnorm_sg, push_none, 4, 0, GPU_NEED_SUBGROUP)                                                        \
-    X(matvec, push_mat, 3, 0, GPU_NEED_NONE)                                                                 \
-    X(matvec_sg, push_mat, 3, 0, GPU_NEED_SUBGROUP)                                                          \
-    X(matvec_ln, push_mat, 3, 0, GPU_NEED_LANES)                                                             \
-    X(matvec_few, push_mat, 4, 0, GPU_NEED_NONE)                                                             \
-    X(matvec_few_sg, push_mat, 4, 0, GPU_NEED_SUBGROUP)                                                      \
-    X(matvec_norm, push_mat_norm, 6, 0, GPU_NEED_NONE)                                                       \
-    X(matvec_norm_sg, push_mat_norm, 6, 0, GPU_NEED_SUBGROUP)                                                \
-    X(matvec_norm_ln, push_mat_norm, 6, 0, GPU_NEED_LANES)                                                   \
-    X(matmul, push_mat, 4, 0, GPU_NEED_NONE)                                                                 \
-    X(matmul_ln, push_mat, 4, 0, GPU_NEED_LANES)                                                             \
-    X(rope_kv, push_none, 6, 0, GPU_NEED_NONE)                                                               \
-    X(attn_one, push_none, 7, 0, GPU_NEED_NONE)                                                              \
-    X(attn_one_sg, push_none, 7, 0, GPU_NEED_SUBGROUP)                                                       \
-    X(attn_many, push_none, 5, 0, GPU_NEED_NONE)                                                             \
-    X(attn_many_ln, push_none, 5, 0, GPU_NEED_LANES)                                                         \
-    X(router, push_layer, 3, 0, GPU_NEED_NONE)                                                               \
-    X(router_one, push_router, 8, 0, GPU_NEED_NONE)                                                          \
-    X(router_one_sg, push_router, 8, 0, GPU_NEED_SUBGROUP)                                                   \
-    X(router_one_ln, push_router, 8, 0, GPU_NEED_LANES)                                                      \
-    X(group, push_group, 8, 0, GPU_NEED_NONE)                                                                \
-    X(expert_gate_up, push_expert, 3, 1, GPU_NEED_NONE)                                                      \
-    X(expert_gate_up_sg, push_expert, 3, 1, GPU_NEED_SUBGROUP)                                               \
-    X(expert_gate_up_arr, push_expert, 3, 1, GPU_NEED_ARRAY)                                                 \
-    X(expert_gate_up_sg_arr, push_expert, 3, 1, GPU_NEED_SUBGROUP | GPU_NEED_ARRAY)                          \
-    X(expert_gate_up_ln, push_expert, 3, 1, GPU_NEED_LANES)                                                  \
-    X(expert_gate_up_ln_arr, push_expert, 3, 1, GPU_NEED_LANES | GPU_NEED_ARRAY)                             \
-    X(expert_down, push_expert, 3, 1, GPU_NEED_NONE)                                                         \
-    X(expert_down_sg, push_expert, 3, 1, GPU_NEED_SUBGROUP)                                                  \
-    X(expert_down_arr, push_expert, 3, 1, GPU_NEED_ARRAY)                                                    \
-    X(expert_down_sg_arr, push_expert, 3, 1, GPU_NEED_SUBGROUP | GPU_NEED_ARRAY)                             \
-    X(expert_down_ln, push_expert, 3, 1, GPU_NEED_LANES)                                                     \
-    X(expert_down_ln_arr, push_expert, 3, 1, GPU_NEED_LANES | GPU_NEED_ARRAY)                                \
-    X(expert_down_sum, push_down_sum, 5, 1, GPU_NEED_ARRAY)                                                  \
-    X(expert_down_sum_sg, push_down_sum, 5, 1, GPU_NEED_SUBGROUP | GPU_NEED_ARRAY)                           \
-    X(expert_down_sum_ln, push_down_sum, 5, 1, GPU_NEED_LANES | GPU_NEED_ARRAY)                              \
-    X(expert_gate_up_tile, push_expert, 4, 1, GPU_NEED_NONE)                                                 \
-    X(expert_gate_up_tile_arr, push_expert, 4, 1, GPU_NEED_ARRAY)                                            \
-    X(expert_gate_up_tile_ln, push_expert, 4, 1, GPU_NEED_LANES)                                             \
-    X(expert_gate_up_tile_ln_arr, push_expert, 4, 1, GPU_NEED_LANES | GPU_NEED_ARRAY)                        \
-    X(expert_gate_up_few, push_expert, 4, 1, GPU_NEED_NONE)                                                  \
-    X(expert_gate_up_few_sg, push_expert, 4, 1, GPU_NEED_SUBGROUP)                                           \
-    X(expert_gate_up_few_arr, push_expert, 4, 1, GPU_NEED_ARRAY)                                             \
-    X(expert_gate_up_few_sg_arr, push_expert, 4, 1, GPU_NEED_SUBGROUP | GPU_NEED_ARRAY)                      \
-    X(expert_down_tile, push_expert, 4, 1, GPU_NEED_NONE)                                                    \
-    X(expert_down_tile_arr, push_expert, 4, 1, GPU_NEED_ARRAY)                                               \
-    X(expert_down_tile_ln, push_expert, 4, 1, GPU_NEED_LANES)                                                \
-    X(expert_down_tile_ln_arr, push_expert, 4, 1, GPU_NEED_LANES | GPU_NEED_ARRAY)                           \
-    X(expert_down_few, push_expert, 4, 1, GPU_NEED_NONE)                                                     \
-    X(expert_down_few_sg, push_expert, 4, 1, GPU_NEED_SUBGROUP)                                              \
-    X(expert_down_few_arr, push_expert, 4, 1, GPU_NEED_ARRAY)                                                \
-    X(expert_down_few_sg_arr, push_expert, 4, 1, GPU_NEED_SUBGROUP | GPU_NEED_ARRAY)                         \
-    X(swiglu, push_none, 2, 0, GPU_NEED_NONE)                                                                \
-    X(combine, push_none, 4, 0, GPU_NEED_NONE)                                                               \
-    X(copy_rows, push_rows, 3, 0, GPU_NEED_NONE)                                                             \
-    X(expert_sums, push_rows, 5, 0, GPU_NEED_NONE)                                                           \
-    X(topk, push_none, 2, 0, GPU_NEED_NONE)                                                                  \
-    X(quant_x, push_none, 2, 0, GPU_NEED_ROUNDED)                                                            \
-    X(matvec_dot, push_mat, 4, 0, GPU_NEED_ROUNDED)                                                          \
-    X(matvec_dot_sg, push_mat, 4, 0, GPU_NEED_SUBGROUP | GPU_NEED_ROUNDED)                                   \
-    X(matvec_dot_hw, push_mat, 4, 0, GPU_NEED_SUBGROUP | GPU_NEED_DOT | GPU_NEED_ROUNDED)                    \
-    X(expert_gate_up_dot, push_expert, 4, 1, GPU_NEED_ROUNDED)                                               \
-    X(expert_gate_up_dot_sg, push_expert, 4, 1, GPU_NEED_SUBGROUP | GPU_NEED_ROUNDED)                        \
-    X(expert_gate_up_dot_arr, push_expert, 4, 1, GPU_NEED_ARRAY | GPU_NEED_ROUNDED)                          \
-    X(expert_gate_up_dot_sg_arr, push_expert, 4, 1, GPU_NEED_SUBGROUP | GPU_NEED_ARRAY | GPU_NEED_ROUNDED)   \
-    X(expert_gate_up_dot_hw, push_expert, 4, 1, GPU_NEED_SUBGROUP | GPU_NEED_ARRAY |                         \
-      GPU_NEED_DOT | GPU_NEED_ROUNDED)                                                                       \
-    X(expert_down_dot, push_expert, 4, 1, GPU_NEED_ROUNDED)                                                  \
-    X(expert_down_dot_sg, push_expert, 4, 1, GPU_NEED_SUBGROUP | GPU_NEED_ROUNDED)                           \
-    X(expert_down_dot_arr, push_expert, 4, 1, GPU_NEED_ARRAY | GPU_NEED_ROUNDED)                             \
-    X(expert_down_dot_sg_arr, push_expert, 4, 1, GPU_NEED_SUBGROUP | GPU_NEED_ARRAY | GPU_NEED_ROUNDED)      \
-    X(expert_down_dot_hw, push_expert, 4, 1, GPU_NEED_SUBGROUP | GPU_NEED_ARRAY |                            \
-      GPU_NEED_DOT | GPU_NEED_ROUNDED)                                                                       \
-    X(slot_tags, push_tags, 2, 1, GPU_NEED_NONE)                                                             \
-    X(slot_tags_arr, push_tags, 2, 1, GPU_NEED_ARRAY)                                                        \
-    X(peak_read, push_none, 2, 0, GPU_NEED_NONE)                                                             \
-    X(peak_fma, push_none, 2, 0, GPU_NEED_NONE)                                                              \
-    X(peak_fma_half, push_none, 2, 0, GPU_NEED_F16)                                                          \
-    X(peak_fma_int, push_none, 2, 0, GPU_NEED_NONE)
+    X(publish, push_none, 6, 0, GPU_FMT_NONE, GPU_NEED_NONE)                                                 \
+    X(embed, push_embed, 3, 0, GPU_FMT_EMBED, GPU_NEED_NONE)                                                 \
+    X(rmsnorm, push_none, 4, 0, GPU_FMT_NONE, GPU_NEED_NONE)                                                 \
+    X(rmsnorm_sg, push_none, 4, 0, GPU_FMT_NONE, GPU_NEED_SUBGROUP)                                          \
+    X(matvec, push_mat, 3, 0, GPU_FMT_MAT, GPU_NEED_NONE)                                                    \
+    X(matvec_sg, push_mat, 3, 0, GPU_FMT_MAT, GPU_NEED_SUBGROUP)                                             \
+    X(matvec_ln, push_mat, 3, 0, GPU_FMT_NONE, GPU_NEED_LANES)                                               \
+    X(matvec_few, push_mat, 4, 0, GPU_FMT_MAT, GPU_NEED_NONE)                                                \
+    X(matvec_few_sg, push_mat, 4, 0, GPU_FMT_MAT, GPU_NEED_SUBGROUP)                                         \
+    X(matvec_norm, push_mat_norm, 6, 0, GPU_FMT_MAT_NORM, GPU_NEED_NONE)                                     \
+    X(matvec_norm_sg, push_mat_norm, 6, 0, GPU_FMT_MAT_NORM, GPU_NEED_SUBGROUP)                              \
+    X(matvec_norm_ln, push_mat_norm, 6, 0, GPU_FMT_NONE, GPU_NEED_LANES)                                     \
+    X(matmul, push_mat, 4, 0, GPU_FMT_MAT, GPU_NEED_NONE)                                                    \
+    X(matmul_ln, push_mat, 4, 0, GPU_FMT_NONE, GPU_NEED_LANES)                                               \
+    X(rope_kv, push_none, 6, 0, GPU_FMT_NONE, GPU_NEED_NONE)                                                 \
+    X(attn_one, push_none, 7, 0, GPU_FMT_NONE, GPU_NEED_NONE)                                                \
+    X(attn_one_sg, push_none, 7, 0, GPU_FMT_NONE, GPU_NEED_SUBGROUP)                                         \
+    X(attn_many, push_none, 5, 0, GPU_FMT_NONE, GPU_NEED_NONE)                                               \
+    X(attn_many_ln, push_none, 5, 0, GPU_FMT_NONE, GPU_NEED_LANES)                                           \
+    X(router, push_layer, 3, 0, GPU_FMT_NONE, GPU_NEED_NONE)                                                 \
+    X(router_one, push_router, 8, 0, GPU_FMT_NONE, GPU_NEED_NONE)                                            \
+    X(router_one_sg, push_router, 8, 0, GPU_FMT_NONE, GPU_NEED_SUBGROUP)                                     \
+    X(router_one_ln, push_router, 8, 0, GPU_FMT_NONE, GPU_NEED_LANES)                                        \
+    X(group, push_group, 8, 0, GPU_FMT_NONE, GPU_NEED_NONE)                                                  \
+    X(expert_gate_up, push_expert, 3, 1, GPU_FMT_GATE_UP, GPU_NEED_NONE)                                     \
+    X(expert_gate_up_sg, push_expert, 3, 1, GPU_FMT_GATE_UP, GPU_NEED_SUBGROUP)                              \
+    X(expert_gate_up_arr, push_expert, 3, 1, GPU_FMT_GATE_UP, GPU_NEED_ARRAY)                                \
+    X(expert_gate_up_sg_arr, push_expert, 3, 1, GPU_FMT_GATE_UP, GPU_NEED_SUBGROUP | GPU_NEED_ARRAY)         \
+    X(expert_gate_up_ln, push_expert, 3, 1, GPU_FMT_NONE, GPU_NEED_LANES)                                    \
+    X(expert_gate_up_ln_arr, push_expert, 3, 1, GPU_FMT_NONE, GPU_NEED_LANES | GPU_NEED_ARRAY)               \
+    X(expert_down, push_expert, 3, 1, GPU_FMT_DOWN, GPU_NEED_NONE)                                           \
+    X(expert_down_sg, push_expert, 3, 1, GPU_FMT_DOWN, GPU_NEED_SUBGROUP)                                    \
+    X(expert_down_arr, push_expert, 3, 1, GPU_FMT_DOWN, GPU_NEED_ARRAY)                                      \
+    X(expert_down_sg_arr, push_expert, 3, 1, GPU_FMT_DOWN, GPU_NEED_SUBGROUP | GPU_NEED_ARRAY)               \
+    X(expert_down_ln, push_expert, 3, 1, GPU_FMT_NONE, GPU_NEED_LANES)                                       \
+    X(expert_down_ln_arr, push_expert, 3, 1, GPU_FMT_NONE, GPU_NEED_LANES | GPU_NEED_ARRAY)                  \
+    X(expert_down_sum, push_down_sum, 5, 1, GPU_FMT_DOWN, GPU_NEED_ARRAY)                                    \
+    X(expert_down_sum_sg, push_down_sum, 5, 1, GPU_FMT_DOWN, GPU_NEED_SUBGROUP | GPU_NEED_ARRAY)             \
+    X(expert_down_sum_ln, push_down_sum, 5, 1, GPU_FMT_NONE, GPU_NEED_LANES | GPU_NEED_ARRAY)                \
+    X(expert_gate_up_tile, push_expert, 4, 1, GPU_FMT_GATE_UP, GPU_NEED_NONE)                                \
+    X(expert_gate_up_tile_arr, push_expert, 4, 1, GPU_FMT_GATE_UP, GPU_NEED_ARRAY)                           \
+    X(expert_gate_up_tile_ln, push_expert, 4, 1, GPU_FMT_NONE, GPU_NEED_LANES)                               \
+    X(expert_gate_up_tile_ln_arr, push_expert, 4, 1, GPU_FMT_NONE, GPU_NEED_LANES | GPU_NEED_ARRAY)          \
+    X(expert_gate_up_few, push_expert, 4, 1, GPU_FMT_GATE_UP, GPU_NEED_NONE)                                 \
+    X(expert_gate_up_few_sg, push_expert, 4, 1, GPU_FMT_GATE_UP, GPU_NEED_SUBGROUP)                          \
+    X(expert_gate_up_few_arr, push_expert, 4, 1, GPU_FMT_GATE_UP, GPU_NEED_ARRAY)                            \
+    X(expert_gate_up_few_sg_arr, push_expert, 4, 1, GPU_FMT_GATE_UP, GPU_NEED_SUBGROUP | GPU_NEED_ARRAY)     \
+    X(expert_down_tile, push_expert, 4, 1, GPU_FMT_DOWN, GPU_NEED_NONE)                                      \
+    X(expert_down_tile_arr, push_expert, 4, 1, GPU_FMT_DOWN, GPU_NEED_ARRAY)                                 \
+    X(expert_down_tile_ln, push_expert, 4, 1, GPU_FMT_NONE, GPU_NEED_LANES)                                  \
+    X(expert_down_tile_ln_arr, push_expert, 4, 1, GPU_FMT_NONE, GPU_NEED_LANES | GPU_NEED_ARRAY)             \
+    X(expert_down_few, push_expert, 4, 1, GPU_FMT_DOWN, GPU_NEED_NONE)                                       \
+    X(expert_down_few_sg, push_expert, 4, 1, GPU_FMT_DOWN, GPU_NEED_SUBGROUP)                                \
+    X(expert_down_few_arr, push_expert, 4, 1, GPU_FMT_DOWN, GPU_NEED_ARRAY)                                  \
+    X(expert_down_few_sg_arr, push_expert, 4, 1, GPU_FMT_DOWN, GPU_NEED_SUBGROUP | GPU_NEED_ARRAY)           \
+    X(swiglu, push_none, 2, 0, GPU_FMT_NONE, GPU_NEED_NONE)                                                  \
+    X(combine, push_none, 4, 0, GPU_FMT_NONE, GPU_NEED_NONE)                                                 \
+    X(copy_rows, push_rows, 3, 0, GPU_FMT_NONE, GPU_NEED_NONE)                                               \
+    X(expert_sums, push_rows, 5, 0, GPU_FMT_NONE, GPU_NEED_NONE)                                             \
+    X(topk, push_none, 2, 0, GPU_FMT_NONE, GPU_NEED_NONE)                                                    \
+    X(quant_x, push_none, 2, 0, GPU_FMT_NONE, GPU_NEED_ROUNDED)                                              \
+    X(matvec_dot, push_mat, 4, 0, GPU_FMT_NONE, GPU_NEED_ROUNDED)                                            \
+    X(matvec_dot_sg, push_mat, 4, 0, GPU_FMT_NONE, GPU_NEED_SUBGROUP | GPU_NEED_ROUNDED)                     \
+    X(matvec_dot_hw, push_mat, 4, 0, GPU_FMT_NONE, GPU_NEED_SUBGROUP | GPU_NEED_DOT | GPU_NEED_ROUNDED)      \
+    X(expert_gate_up_dot, push_expert, 4, 1, GPU_FMT_NONE, GPU_NEED_ROUNDED)                                 \
+    X(expert_gate_up_dot_sg, push_expert, 4, 1, GPU_FMT_NONE, GPU_NEED_SUBGROUP | GPU_NEED_ROUNDED)          \
+    X(expert_gate_up_dot_arr, push_expert, 4, 1, GPU_FMT_NONE, GPU_NEED_ARRAY | GPU_NEED_ROUNDED)            \
+    X(expert_gate_up_dot_sg_arr, push_expert, 4, 1, GPU_FMT_NONE,                                            \
+      GPU_NEED_SUBGROUP | GPU_NEED_ARRAY | GPU_NEED_ROUNDED)                                                 \
+    X(expert_gate_up_dot_hw, push_expert, 4, 1, GPU_FMT_NONE,                                                \
+      GPU_NEED_SUBGROUP | GPU_NEED_ARRAY | GPU_NEED_DOT | GPU_NEED_ROUNDED)                                  \
+    X(expert_down_dot, push_expert, 4, 1, GPU_FMT_NONE, GPU_NEED_ROUNDED)                                    \
+    X(expert_down_dot_sg, push_expert, 4, 1, GPU_FMT_NONE, GPU_NEED_SUBGROUP | GPU_NEED_ROUNDED)             \
+    X(expert_down_dot_arr, push_expert, 4, 1, GPU_FMT_NONE, GPU_NEED_ARRAY | GPU_NEED_ROUNDED)               \
+    X(expert_down_dot_sg_arr, push_expert, 4, 1, GPU_FMT_NONE,                                               \
+      GPU_NEED_SUBGROUP | GPU_NEED_ARRAY | GPU_NEED_ROUNDED)                                                 \
+    X(expert_down_dot_hw, push_expert, 4, 1, GPU_FMT_NONE,                                                   \
+      GPU_NEED_SUBGROUP | GPU_NEED_ARRAY | GPU_NEED_DOT | GPU_NEED_ROUNDED)                                  \
+    X(slot_tags, push_tags, 2, 1, GPU_FMT_NONE, GPU_NEED_NONE)                                               \
+    X(slot_tags_arr, push_tags, 2, 1, GPU_FMT_NONE, GPU_NEED_ARRAY)                                          \
+    X(peak_read, push_none, 2, 0, GPU_FMT_NONE, GPU_NEED_NONE)                                               \
+    X(peak_fma, push_none, 2, 0, GPU_FMT_NONE, GPU_NEED_NONE)                                                \
+    X(peak_fma_half, push_none, 2, 0, GPU_FMT_NONE, GPU_NEED_F16)                                            \
+    X(peak_fma_int, push_none, 2, 0, GPU_FMT_NONE, GPU_NEED_NONE)
 
 enum gpu_kernel {
-#define GPU_X(name, push, n_buffers, segs, needs) GPU_K_##name,
+#define GPU_X(name, push, n_buffers, segs, formats, needs) GPU_K_##name,
     GPU_KERNEL_LIST(GPU_X)
 #undef GPU_X
     GPU_KERNEL_COUNT
@@ -118,12 +131,18 @@ struct gpu_kernel_info {
     uint32_t push_bytes;
     uint32_t n_buffers; /* without segments */
     bool segs;
+    uint32_t formats; /* GPU_FMT_* */
     uint32_t needs;
 };
 
 const struct gpu_kernel_info *gpu_kernel_info(enum gpu_kernel k);
 /* True when the device's (clamped) caps allow the kernel. */
 bool gpu_kernel_usable(const struct gpu_device *dev, enum gpu_kernel k);
+
+/* F32, F16, BF16, Q8_0, Q4_0 (FMT_* of shared/step.h). */
+bool gpu_format_plain(uint32_t format);
+/* True when kernel k with these n constants takes its module NAME_k. */
+bool gpu_kernel_more(enum gpu_kernel k, const uint32_t *spec, size_t n);
 
 struct gpu_pipeline;
 
@@ -164,11 +183,13 @@ enum vkmoe_status gpu_pipeline_text(struct gpu_device *dev, const struct gpu_pip
 /* SPIR-V of every kernel, built from shaders/ and embedded (generated source). */
 struct gpu_spirv {
     const char *name;
-    const uint32_t *words;
-    uint32_t n_words;
+    const uint8_t *deflated; /* and behind it, little-endian, CRC-32 and number of the bytes (RFC 1952) */
+    size_t n_bytes;
 };
 extern const struct gpu_spirv gpu_spirv_modules[];
 extern const uint32_t gpu_spirv_count;
+/* The built-in module, for the caller to free; *words is NULL when this build has none of that name. */
+enum vkmoe_status gpu_spirv_read(uint32_t **words, size_t *n_words, const char *name, struct vkmoe_err *err);
 /* A sum of all of them: another one, other kernels. */
 uint64_t gpu_spirv_sum(void);
 extern const bool gpu_spirv_dot; /* with the modules that use integer dot products: _hw */

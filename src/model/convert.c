@@ -66,13 +66,13 @@ enum vkmoe_status cv_add_piece(struct cv_plan *p, const struct cv_piece *piece, 
 
 enum mdl_type cv_matrix_type(const struct cv_plan *p, const char *name, uint64_t cols)
 {
-    const struct mdl_type_info *want = mdl_type_find((uint32_t)p->params->type);
+    const struct mdl_recipe *r = &p->recipe;
+    const enum mdl_type type = mdl_recipe_type(r, &p->model, name, cols);
 
-    if (cols % want->block_elems == 0)
-        return want->type;
-    cor_log(VKMOE_LOG_WARN, "%s: rows of %" PRIu64 " are not whole %s blocks, written as f16", name, cols,
-            want->name);
-    return MDL_F16;
+    if (cols % mdl_type_find((uint32_t)r->type)->block_elems && r->mix == MDL_MIX_NONE)
+        cor_log(VKMOE_LOG_WARN, "%s: rows of %" PRIu64 " are not whole %s blocks, written as %s", name, cols,
+                mdl_type_find((uint32_t)r->type)->name, mdl_type_find((uint32_t)type)->name);
+    return type;
 }
 
 void cv_base_name(char *dst, size_t n, const char *path)
@@ -213,6 +213,10 @@ enum vkmoe_status mdl_convert(const struct mdl_convert_params *params, struct vk
 
     memset(&p, 0, sizeof(p));
     p.params = params;
+    if (params->recipe)
+        p.recipe = *params->recipe;
+    else
+        mdl_recipe_plain(&p.recipe, params->type);
     TRY(mdl_gguf_create(&p.w, params->out, err));
     TRY(cor_path_is_dir(params->in) ? cv_from_hf(&p, err) : cv_from_gguf(&p, err));
     w = p.w;

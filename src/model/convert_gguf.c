@@ -1,4 +1,4 @@
-/* GGUF of architecture deepseek in F32, F16 or BF16 to GGUF of another type: keys and tensor order stay. */
+/* GGUF to GGUF of another type: keys and tensor order stay. Quantised matrices are widened first. */
 #include <inttypes.h>
 #include <string.h>
 
@@ -27,7 +27,7 @@ static enum vkmoe_status copy_keys(struct cv_plan *p, const struct mdl_gguf *g, 
     for (uint64_t i = 0; i < g->n_kv; i++)
         if (!is_replaced(g->kv[i].key))
             TRY(mdl_gguf_put_kv(p->w, &g->kv[i], err));
-    TRY(mdl_put_type_keys(p->w, p->params->type, err));
+    TRY(mdl_put_type_keys(p->w, p->recipe.file_type, err));
     TRY(mdl_gguf_put_str(p->w, "vkmoe.version", vkmoe_version(), strlen(vkmoe_version()), err));
     if (mdl_gguf_find(g, "vkmoe.source.format")) /* the first conversion's provenance stays */
         goto done;
@@ -59,14 +59,12 @@ enum vkmoe_status cv_from_gguf(struct cv_plan *p, struct vkmoe_err *err)
 
     TRY(mdl_open(&m, p->params->in, err));
     g = m->gguf;
+    p->model = (struct mdl_recipe_model){m->config.n_layers, m->config.n_experts, m->head == m->embed};
     for (uint64_t i = 0; i < g->n_tensors; i++) {
         const struct mdl_tensor *t = &g->tensors[i];
         struct cv_piece piece = {g->file, t->file_off, t->dims[1] * t->dims[2] * t->dims[3], t->type,
                                  t->name};
 
-        if (t->type != MDL_F32 && t->type != MDL_F16 && t->type != MDL_BF16)
-            FAIL(VKMOE_ERR_UNSUPPORTED, "%s: tensor %s is %s: only f32, f16 and bf16 files can be converted",
-                 p->params->in, t->name, mdl_type_find(t->gguf_type)->name);
         TRY(cv_add_tensor(p, t->name, stays_f32(m, t) ? MDL_F32 : cv_matrix_type(p, t->name, t->dims[0]),
                           t->n_dims, t->dims, 0, err));
         TRY(cv_add_piece(p, &piece, err));

@@ -163,7 +163,7 @@ static enum vkmoe_status put_model_keys(struct hf *h)
     char name[256];
 
     cv_base_name(name, sizeof(name), h->dir);
-    return mdl_put_config(h->p->w, name, &m, h->p->params->type, h->err);
+    return mdl_put_config(h->p->w, name, &m, h->p->recipe.file_type, h->err);
 }
 
 static enum vkmoe_status put_tokenizer(struct hf *h)
@@ -360,6 +360,7 @@ enum vkmoe_status cv_from_hf(struct cv_plan *p, struct vkmoe_err *err)
         FAIL(VKMOE_ERR_ARGUMENT, "%s: the path is too long", h->dir);
     TRY(hf_config_read(&h->c, path, err));
     TRY(mdl_st_open(&h->weights, h->dir, err));
+    p->model = (struct mdl_recipe_model){h->c.n_layers, n_routed(h, 0), false};
     TRY(add_tensors(h));
     TRY(put_model_keys(h));
     if (h->c.n_of_layer)

@@ -10,7 +10,7 @@ struct cv_piece {
     struct cor_file *file;
     uint64_t off; /* of the first row, bytes */
     uint64_t rows;
-    enum mdl_type type; /* F32, F16 or BF16 */
+    enum mdl_type type;
     const char *name;   /* input tensor, for messages; owned by the input */
 };
 
@@ -26,6 +26,8 @@ struct cv_tensor {
 
 struct cv_plan {
     const struct mdl_convert_params *params;
+    struct mdl_recipe recipe;
+    struct mdl_recipe_model model;
     struct mdl_gguf_writer *w;
     struct cv_tensor *tensors;
     struct cv_piece *pieces;
@@ -37,7 +39,7 @@ struct cv_plan {
 enum vkmoe_status cv_add_tensor(struct cv_plan *p, const char *name, enum mdl_type type, uint32_t n_dims,
                                 const uint64_t *dims, uint32_t rotate_head, struct vkmoe_err *err);
 enum vkmoe_status cv_add_piece(struct cv_plan *p, const struct cv_piece *piece, struct vkmoe_err *err);
-/* The type asked for, or F16 (and a log line) where rows of cols are not whole blocks. */
+/* What the recipe says of a matrix; a log line where blocks do not fit its rows. */
 enum mdl_type cv_matrix_type(const struct cv_plan *p, const char *name, uint64_t cols);
 /* Declares and writes all tensors. */
 enum vkmoe_status cv_run(struct cv_plan *p, struct vkmoe_err *err);

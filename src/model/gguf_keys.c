@@ -7,28 +7,10 @@
 
 #define PAD_BYTES 24 /* "[PAD4294967295]" and to spare */
 
-enum vkmoe_status mdl_put_type_keys(struct mdl_gguf_writer *w, enum mdl_type type, struct vkmoe_err *err)
+enum vkmoe_status mdl_put_type_keys(struct mdl_gguf_writer *w, uint32_t file_type, struct vkmoe_err *err)
 {
     enum vkmoe_status st;
-    uint32_t file_type = 0; /* GGUF's numbers for "mostly of that type" */
 
-    switch (type) {
-    case MDL_F32:
-        file_type = 0;
-        break;
-    case MDL_F16:
-        file_type = 1;
-        break;
-    case MDL_Q4_0:
-        file_type = 2;
-        break;
-    case MDL_Q8_0:
-        file_type = 7;
-        break;
-    case MDL_BF16:
-        file_type = 32;
-        break;
-    }
     TRY(mdl_gguf_put_u32(w, "general.file_type", file_type, err));
     TRY(mdl_gguf_put_u32(w, "general.quantization_version", 2, err));
 done:
@@ -36,7 +18,7 @@ done:
 }
 
 enum vkmoe_status mdl_put_config(struct mdl_gguf_writer *w, const char *name, const struct mdl_config *c,
-                                 enum mdl_type type, struct vkmoe_err *err)
+                                 uint32_t file_type, struct vkmoe_err *err)
 {
     enum vkmoe_status st;
     const struct {
@@ -64,7 +46,7 @@ enum vkmoe_status mdl_put_config(struct mdl_gguf_writer *w, const char *name, co
     TRY(mdl_gguf_put_str(w, "general.architecture", "deepseek", 8, err));
     TRY(mdl_gguf_put_str(w, "general.type", "model", 5, err));
     TRY(mdl_gguf_put_str(w, "general.name", name, strlen(name), err));
-    TRY(mdl_put_type_keys(w, type, err));
+    TRY(mdl_put_type_keys(w, file_type, err));
     for (size_t i = 0; i < COR_COUNT(numbers); i++)
         TRY(mdl_gguf_put_u32(w, numbers[i].key, numbers[i].value, err));
     TRY(mdl_gguf_put_f32(w, "deepseek.attention.layer_norm_rms_epsilon", c->rms_eps, err));

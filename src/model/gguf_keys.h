@@ -6,10 +6,10 @@
 #include "model/model.h"
 
 /* general.file_type and general.quantization_version of a file whose matrices are of that type. */
-enum vkmoe_status mdl_put_type_keys(struct mdl_gguf_writer *w, enum mdl_type type, struct vkmoe_err *err);
+enum vkmoe_status mdl_put_type_keys(struct mdl_gguf_writer *w, uint32_t file_type, struct vkmoe_err *err);
 /* general.* and deepseek.*: every value of c. */
 enum vkmoe_status mdl_put_config(struct mdl_gguf_writer *w, const char *name, const struct mdl_config *c,
-                                 enum mdl_type type, struct vkmoe_err *err);
+                                 uint32_t file_type, struct vkmoe_err *err);
 /* tokenizer.ggml.*. Ids without a string get a unique one that marks them, as other readers refuse repeated
  * or empty tokens. pad: padding token, -1: none. t->eos must be a token. */
 enum vkmoe_status mdl_put_tokenizer(struct mdl_gguf_writer *w, const struct mdl_tokenizer_spec *t,

@@ -284,7 +284,8 @@ static enum vkmoe_status put_keys(struct synth *s, struct vkmoe_err *err)
     const struct mdl_kv seed = {
         .key = "vkmoe.source.seed", .type = MDL_GGUF_U64, .count = 1, .v.u = s->p->seed};
 
-    TRY(mdl_put_config(s->w, shape->name, &shape->config, s->p->type, err));
+    TRY(mdl_put_config(s->w, shape->name, &shape->config,
+                       mdl_type_find((uint32_t)s->p->type)->file_type, err));
     TRY(put_tokenizer(s->w, s->p, err));
     TRY(mdl_gguf_put_str(s->w, "vkmoe.version", vkmoe_version(), strlen(vkmoe_version()), err));
     TRY(mdl_gguf_put_str(s->w, "vkmoe.source.name", shape->name, strlen(shape->name), err));

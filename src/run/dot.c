@@ -13,7 +13,7 @@ uint64_t run_dot_row_bytes(uint32_t k)
  * which are fused (docs/SPEED.md). */
 static bool wanted(const struct run_graph *g)
 {
-    return g->state->fast_math && (g->many || g->model->variants.core != RUN_CORE_LANES);
+    return g->state->fast_math && (g->many || g->variants.core != RUN_CORE_LANES);
 }
 
 bool run_dot_takes(const struct run_graph *g, const struct run_linear *l)

@@ -10,6 +10,7 @@ struct run_graph {
     struct run_program *prog;
     const struct run_model *model;
     const struct run_state *state;
+    struct run_variants variants; /* the model's, or what its formats leave of them: run_suited */
     bool few;  /* with many: chunks of at most RUN_FEW tokens (mat-vec of several) */
     bool many; /* a chunk of tokens (mat-mul, expert tiles), else one token (mat-vec) */
     /* Layers are the outer loop and chunks the inner one: every part takes the chunk's residual stream from

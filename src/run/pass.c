@@ -46,6 +46,7 @@ static struct run_graph graph_of(struct run_program *prog, const struct run_mode
     return (struct run_graph){.prog = prog,
                               .model = m,
                               .state = s,
+                              .variants = m->variants,
                               .many = kind != ONE,
                               .few = kind == FEW,
                               .by_layer = kind == BY_LAYER};
@@ -110,7 +111,7 @@ void run_pass_foresee(const struct run_model *m, const struct run_state *s)
 
 static enum vkmoe_status record_last(struct run_pass *p, struct vkmoe_err *err)
 {
-    const struct run_graph g = {.prog = &p->last, .model = p->model, .state = p->state, .many = true};
+    const struct run_graph g = graph_of(&p->last, p->model, p->state, MANY);
     const struct run_publish pub = publish_binds(p);
     enum vkmoe_status st = VKMOE_OK;
 
@@ -123,7 +124,7 @@ done:
 
 static enum vkmoe_status record_rows(struct run_pass *p, struct vkmoe_err *err)
 {
-    const struct run_graph g = {.prog = &p->rows, .model = p->model, .state = p->state, .many = true};
+    const struct run_graph g = graph_of(&p->rows, p->model, p->state, MANY);
     const struct run_publish pub = publish_binds(p);
     enum vkmoe_status st = VKMOE_OK;
 

@@ -1,5 +1,5 @@
 /* What the dispatches of the pass have in common: how they are bound, how work is cut into workgroups on this
- * device, and which of several kernels it takes. For run/layer.c and run/dot.c alone. */
+ * device, and which of several kernels it takes. For run/layer.c, run/moe.c and run/dot.c alone. */
 #ifndef RUN_RECORD_H
 #define RUN_RECORD_H
 
@@ -57,7 +57,17 @@ static inline void spread(const struct run_graph *g, uint32_t n, struct run_dim 
 
 static inline const struct run_variants *variants_of(const struct run_graph *g)
 {
-    return &g->model->variants;
+    return &g->variants;
+}
+
+/* The graph for matrices of these formats. */
+static inline struct run_graph run_suited(const struct run_graph *g, enum mdl_type a, enum mdl_type b)
+{
+    struct run_graph suited = *g;
+
+    run_variants_suit(&suited.variants, caps_of(g), a);
+    run_variants_suit(&suited.variants, caps_of(g), b);
+    return suited;
 }
 
 /* Workgroup of kernels that take any size. */
@@ -125,6 +135,33 @@ static inline enum gpu_kernel matmul_kernel(const struct run_graph *g)
     if (g->few)
         return variants_of(g)->core == RUN_CORE_SHARED ? GPU_K_matvec_few : GPU_K_matvec_few_sg;
     return kernels[tile_of(g)];
+}
+
+/* Workgroups of the dispatches that take the rows of a matrix. */
+static inline uint32_t groups_of(const struct run_graph *g, const struct run_matrix *m)
+{
+    struct run_dim grid[3];
+    uint32_t n = 0;
+
+    for (uint32_t i = 0; i < m->n_pieces; i++) {
+        spread(g, div_up(m->pieces[i].n_rows, matvec_rows(g)), grid);
+        n += grid[0].a * grid[2].a;
+    }
+    return n;
+}
+
+static inline uint32_t pieces_of(const struct run_linear *l)
+{
+    uint32_t n = 0;
+
+    for (uint32_t i = 0; i < l->n; i++)
+        n += l->m[i].n_pieces;
+    return n;
+}
+
+static inline uint32_t shared_width(const struct mdl_config *c)
+{
+    return c->n_shared * c->ff_expert;
 }
 
 #define PUT(g, k, spec, binds, push, ...)                                                  \

@@ -4,7 +4,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "shared/step.h"
+#include "gpu/kernels.h"
 
 #define ROWS_MAX    8u
 #define TILE_WG     128u /* tiles in shared memory have no other size */
@@ -63,6 +63,15 @@ bool run_variants_usable(const struct run_variants *v, const struct gpu_caps *ca
            v->lanes >= 1 && v->lanes <= caps->max_wg && (v->core != RUN_CORE_SUBGROUP || caps->subgroup) &&
            ((v->core != RUN_CORE_LANES && v->tile != RUN_TILE_LANES) ||
             (caps->rows_on_lanes && caps->subgroup_size <= RUN_NARROW)); /* GPUs would spill registers */
+}
+
+void run_variants_suit(struct run_variants *v, const struct gpu_caps *caps, enum mdl_type type)
+{
+    if (gpu_format_plain(type))
+        return;
+    if (v->core == RUN_CORE_LANES)
+        v->core = caps->subgroup ? RUN_CORE_SUBGROUP : RUN_CORE_SHARED;
+    v->tile = RUN_TILE_SHARED;
 }
 
 static bool parse_value(const struct field *f, const char *text, size_t n, uint32_t *value)

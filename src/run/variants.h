@@ -40,6 +40,8 @@ struct run_variants {
 #define RUN_NARROW 16u /* subgroups up to this size: lanes that run one after the other or nearly so */
 
 void run_variants_default(struct run_variants *v, const struct gpu_caps *caps);
+/* Rows on lanes know few formats: takes another core and another tile for the others. */
+void run_variants_suit(struct run_variants *v, const struct gpu_caps *caps, enum mdl_type type);
 /* False: the device lacks what they need, or a value is none that kernels take. */
 bool run_variants_usable(const struct run_variants *v, const struct gpu_caps *caps);
 /* Changes v by "core=lanes,rows=4": names of cores and tiles (shared, subgroup, lanes) or numbers.

@@ -191,6 +191,17 @@ void golden_scripture(int32_t *ids, size_t n)
 /* ---- rules
  * -------------------------------------------------------------------------------------------------------- */
 
+double golden_token_nll(const float *logits, uint32_t vocab, int32_t id)
+{
+    double top = logits[0], sum = 0;
+
+    for (uint32_t i = 1; i < vocab; i++)
+        top = fmax(top, logits[i]);
+    for (uint32_t i = 0; i < vocab; i++)
+        sum += exp(logits[i] - top);
+    return log(sum) + top - logits[id];
+}
+
 void golden_diff_add(struct golden_diff *d, const float *got, const float *want, size_t n)
 {
     for (size_t i = 0; i < n; i++) {

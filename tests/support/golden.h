@@ -61,6 +61,8 @@ struct golden_diff {
 };
 
 void golden_diff_add(struct golden_diff *d, const float *got, const float *want, size_t n);
+/* -log of the probability of id, in double. */
+double golden_token_nll(const float *logits, uint32_t vocab, int32_t id);
 double golden_nmse(const struct golden_diff *d); /* infinite when a value was not finite */
 /* Prints both figures, and fails the test past a limit or when nothing was compared. */
 void golden_diff_check(const struct golden_diff *d, const char *what, double max_nmse, double max_diff);

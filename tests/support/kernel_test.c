@@ -91,7 +91,7 @@
 #define KT_PROGRAM_expert_down_dot_hw         KT_DOT
 
 static const enum kt_program program_of[GPU_KERNEL_COUNT] = {
-#define KT_X(name, push, n_buffers, segs, needs) [GPU_K_##name] = KT_PROGRAM_##name,
+#define KT_X(name, push, n_buffers, segs, formats, needs) [GPU_K_##name] = KT_PROGRAM_##name,
     GPU_KERNEL_LIST(KT_X)
 #undef KT_X
 };
@@ -102,7 +102,7 @@ static struct {
     struct gpu_buffer *buf;
     size_t bytes;
 } slots[MAX_BUFS];
-static unsigned runs[GPU_KERNEL_COUNT];
+static unsigned runs[GPU_KERNEL_COUNT][2]; /* [1]: of module NAME_k */
 static bool skipped[GPU_KERNEL_COUNT];
 static uint64_t rng;
 static bool robust_device;
@@ -141,10 +141,12 @@ static int uncovered(enum kt_program program)
     int n = 0;
 
     for (uint32_t k = 0; k < GPU_KERNEL_COUNT; k++)
-        if (program_of[k] == program && !runs[k] && !skipped[k]) {
-            print_error("%s: no test case ran this kernel\n", gpu_kernel_info(k)->name);
-            n++;
-        }
+        for (int more = 0; more < (gpu_kernel_info(k)->formats ? 2 : 1); more++)
+            if (program_of[k] == program && !runs[k][more] && !skipped[k]) {
+                print_error("%s%s: no test case ran this kernel\n", gpu_kernel_info(k)->name,
+                            more ? "_k" : "");
+                n++;
+            }
     return n;
 }
 
@@ -262,7 +264,7 @@ void kt_run(enum gpu_kernel k, const void *spec, size_t spec_bytes, uint32_t n_s
     test_ok(gpu_cmds_end(cmds, &err), &err);
     test_ok(gpu_submit(dev, &cmds, 1, &err), &err);
     test_ok(gpu_wait(dev, 60000000000u, gpu_kernel_info(k)->name, &err), &err);
-    runs[k]++;
+    runs[k][gpu_kernel_more(k, spec, spec_bytes / sizeof(uint32_t))]++;
     for (uint32_t i = 0; i < n_bufs; i++) {
         size_t total = front + bufs[i].bytes + GUARD_WORDS * 4;
         uint32_t *after = cor_alloc(total);

@@ -13,7 +13,8 @@ static const struct {
     uint32_t n_segs;
 } shapes[SPECS_SHAPES] = {[SPECS_EMO] = {BENCH_EMO, 8}, [SPECS_NANO] = {BENCH_NANO, 2}};
 
-static const enum mdl_type formats[] = {MDL_F32, MDL_F16, MDL_BF16, MDL_Q8_0, MDL_Q4_0};
+static const enum mdl_type formats[] = {MDL_F32,  MDL_F16,  MDL_BF16, MDL_Q8_0,
+                                        MDL_Q4_0, MDL_Q4_K, MDL_Q6_K};
 
 struct list {
     struct specs_case *cases;
@@ -52,6 +53,12 @@ static uint32_t row_lanes(uint32_t k)
     return run_core_lanes(RUN_CORE_SHARED, &(struct gpu_caps){.subgroup_size = SUBGROUP}, k);
 }
 
+/* Kernels for narrow devices, which may be chosen elsewhere: at one shape, for the formats they know. */
+static bool on_lanes(const struct list *l, enum mdl_type t)
+{
+    return l->shape == SPECS_EMO && gpu_format_plain(t);
+}
+
 static void add_matrices(struct list *l, const struct bench_shape *s, enum mdl_type t)
 {
     const char *f = mdl_type_find(t)->name;
@@ -80,7 +87,7 @@ static void add_matrices(struct list *l, const struct bench_shape *s, enum mdl_t
     o.wg = SUBGROUP;
     ADD(l, matvec_norm_sg, f, "", o);
     o.rows = 4 * SUBGROUP;
-    if (l->shape == SPECS_EMO)
+    if (on_lanes(l, t))
         ADD(l, matvec_norm_ln, f, "", o);
     for (int head = 0; head < 2; head++) { /* projections; the one that adds */
         const char *use = head ? "adds" : "";
@@ -94,7 +101,7 @@ static void add_matrices(struct list *l, const struct bench_shape *s, enum mdl_t
         ADD(l, matvec_sg, f, use, m);
         ADD(l, matvec_few_sg, f, use, m);
         m.rows = 4 * SUBGROUP;
-        if (!head && l->shape == SPECS_EMO) /* for narrow devices; may be chosen elsewhere */
+        if (!head && on_lanes(l, t))
             ADD(l, matvec_ln, f, use, m);
         m.rows = 4;
         m.wg = 128;
@@ -138,7 +145,7 @@ static void add_experts(struct list *l, const struct bench_shape *s, enum mdl_ty
     ADD(l, expert_down_few_sg, f, "", team);
     ADD(l, expert_gate_up_tile, f, "", tile);
     ADD(l, expert_down_tile, f, "", tile);
-    if (l->shape == SPECS_EMO) {
+    if (on_lanes(l, t)) {
         ADD(l, expert_gate_up_ln, f, "", lanes);
         ADD(l, expert_down_ln, f, "", lanes);
     }
@@ -148,7 +155,7 @@ static void add_experts(struct list *l, const struct bench_shape *s, enum mdl_ty
     ADD(l, expert_gate_up_sg_arr, f, "", team);
     ADD(l, expert_down_sum, f, "", down);
     ADD(l, expert_down_sum_sg, f, "", team);
-    if (l->shape == SPECS_EMO)
+    if (on_lanes(l, t))
         ADD(l, expert_down_sum_ln, f, "", lanes);
     down.shared = team.shared = 0;
     ADD(l, expert_down_arr, f, "", down);
@@ -159,7 +166,7 @@ static void add_experts(struct list *l, const struct bench_shape *s, enum mdl_ty
     ADD(l, expert_down_few_sg_arr, f, "", team);
     ADD(l, expert_gate_up_tile_arr, f, "", tile);
     ADD(l, expert_down_tile_arr, f, "", tile);
-    if (l->shape == SPECS_EMO) {
+    if (on_lanes(l, t)) {
         ADD(l, expert_gate_up_ln_arr, f, "", lanes);
         ADD(l, expert_down_ln_arr, f, "", lanes);
     }
@@ -313,6 +320,10 @@ uint32_t specs_list(struct specs_case *cases, uint32_t max)
         add_attention(&l, s, 1);
         add_attention(&l, s, 0);
         for (size_t i = 0; i < sizeof(formats) / sizeof(formats[0]); i++) {
+            const uint32_t block = mdl_type_find(formats[i])->block_elems;
+
+            if (s->dim % block || s->ff % block)
+                continue;
             add_matrices(&l, s, formats[i]);
             add_experts(&l, s, formats[i]);
         }

@@ -5,7 +5,7 @@ cd "$(dirname "$0")/../.."
 . tools/lib.sh
 
 packages=(gcc-aarch64-linux-gnu qemu-user libc6-dev:arm64 libcjson-dev:arm64 libpcre2-dev:arm64
-          nettle-dev:arm64 libcmocka-dev:arm64 libvulkan1:arm64 mesa-vulkan-drivers:arm64)
+          nettle-dev:arm64 zlib1g-dev:arm64 libcmocka-dev:arm64 libvulkan1:arm64 mesa-vulkan-drivers:arm64)
 install_foreign arm64 "${packages[@]}"
 # Debian 12's cross compiler 12.2 breaks off (internal error) where it vectorises a reduction of a test.
 configure build-arm64 -DCMAKE_TOOLCHAIN_FILE=cmake/toolchains/arm64-linux.cmake -DVKMOE_WERROR=ON \

@@ -11,7 +11,7 @@ trap 'rm -rf "$headers"' EXIT
 for name in vulkan vk_video volk.h volk.c cjson nettle; do
     ln -s "/usr/include/$name" "$headers"
 done
-for name in pcre2.h; do
+for name in pcre2.h zlib.h zconf.h; do
     ln -s "$(find /usr/include -name "$name" | head -n 1)" "$headers/$name"
 done
 mkdir -p "$headers/generated"

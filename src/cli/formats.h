@@ -1,0 +1,23 @@
+/* What convert and quantize have in common: the formats of a file, and writing it. */
+#ifndef CLI_FORMATS_H
+#define CLI_FORMATS_H
+
+#include "cli/cli.h"
+
+struct cli_formats {
+    const char *type, *experts, *dense; /* names; NULL: not given */
+};
+
+#define CLI_FORMAT_OPTIONS(f)                                                                \
+    {"--experts-type", CLI_STR, &(f).experts, "TYPE",                                        \
+     "another type for the routed experts, of which a token uses few", 0, 0},                \
+    {                                                                                        \
+        "--dense-type", CLI_STR, &(f).dense, "TYPE",                                         \
+            "another type for all other matrices, which every token uses", 0, 0              \
+    }
+
+/* Returns an exit status. what: "converting", for the progress. */
+int cli_write_formats(const struct cli_cmd *cmd, const struct cli_formats *f, const char *in, const char *out,
+                      const char *what);
+
+#endif
