@@ -454,18 +454,19 @@ static void test_other_products(void **unused)
 
     (void)unused;
     for (uint32_t f = 0; f < COR_COUNT(others); f++) {
+        const bool all = kt_slow() ? others[f] == MDL_Q4_K : f % 4 == 1;
         struct mat_case c = {
             .type = others[f], .k = width_of(others[f]), .n_rows = 23, .t = 1, .wg = 32, .rows = 4, .off = 2};
 
         for (uint32_t v = 0; v < COR_COUNT(one) && kt_wanted(f + v); v++)
             if (kt_usable(one[v]))
                 mat_case(one[v], &c);
-        for (uint32_t v = 0; v < COR_COUNT(norm) && f % 4 == 1 && kt_wanted(v); v++)
+        for (uint32_t v = 0; v < COR_COUNT(norm) && all && kt_wanted(v); v++)
             if (kt_usable(norm[v]))
                 mat_norm_case(norm[v], &c, 0, false);
         c.wg = 128;
         c.t = 5;
-        for (uint32_t v = 0; v < COR_COUNT(many) && f % 4 == 1 && kt_wanted(v); v++)
+        for (uint32_t v = 0; v < COR_COUNT(many) && all && kt_wanted(v); v++)
             if (kt_usable(many[v]))
                 mat_case(many[v], &c);
     }

@@ -459,7 +459,8 @@ static void test_expert_tiles(void **unused)
     }
 }
 
-/* Formats that rows on lanes do not know, by all other kernels; of the second case, by one of each kind. */
+/* Formats that rows on lanes do not know, by all other kernels; of the second case, and where compiling takes
+ * long, by one of each kind. */
 static void test_other_formats(void **unused)
 {
     static const struct expert_case others[] = {
@@ -485,7 +486,7 @@ static void test_other_formats(void **unused)
 
     (void)unused;
     for (uint32_t i = 0; i < COR_COUNT(others); i++)
-        for (uint32_t v = 0; v < (i ? 3 : COR_COUNT(kinds)) && kt_wanted(i); v++) {
+        for (uint32_t v = 0; v < (i || kt_slow() ? 3 : COR_COUNT(kinds)) && kt_wanted(i); v++) {
             struct expert_case c = others[i];
             struct expert_data d;
 

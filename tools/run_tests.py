@@ -44,10 +44,11 @@ MATRIX = [
     ("test_e2e_caps", ["lavapipe", "swiftshader"], []),  # sessions and failures take the same paths
     ("test_e2e_cli_experts*", ["lavapipe"], []),
     ("test_e2e_cli_bench", ["lavapipe"], []),
+    ("test_e2e_cli_pool", ["lavapipe"], []),
     ("test_e2e_cli*", ["lavapipe"], ["lavapipe"]),  # what the program does around it depends on no driver
     ("test_e2e_budget", ["lavapipe"], []),  # nor do decisions of the host
     ("test_e2e_faults", ["lavapipe"], ["lavapipe"]),
-    ("test_e2e_formats", ["lavapipe", "swiftshader"], []),
+    ("test_e2e_formats", ["lavapipe"], []),
     # The full run has the other driver and the sanitizers.
     ("test_e2e_doc", ["lavapipe"], []),
     ("test_e2e_rank", ["lavapipe"], []),

@@ -4,6 +4,7 @@
 #include <stdio.h>
 
 #include "core/bits.h"
+#include "support/device.h"
 
 #define GUARD_WORDS 64
 #define MAX_BUFS    24
@@ -105,7 +106,7 @@ static struct {
 static unsigned runs[GPU_KERNEL_COUNT][2]; /* [1]: of module NAME_k */
 static bool skipped[GPU_KERNEL_COUNT];
 static uint64_t rng;
-static bool robust_device;
+static bool robust_device, slow_device;
 
 static void log_line(void *user, enum vkmoe_log_level level, const char *line)
 {
@@ -120,8 +121,10 @@ static void open_device(struct gpu_instance *inst, bool robust)
     struct vkmoe_err err;
 
     robust_device = robust;
+    slow_device = false;
     test_ok(gpu_device_open(&dev, inst, 0, &params, &err), &err);
     test_ok(gpu_cmds_create(&cmds, dev, "test", &err), &err);
+    slow_device = device_slow_driver(gpu_device_info(dev));
     print_message("device: %s, robustBufferAccess %s\n", gpu_device_info(dev)->name, robust ? "on" : "off");
 }
 
@@ -141,7 +144,7 @@ static int uncovered(enum kt_program program)
     int n = 0;
 
     for (uint32_t k = 0; k < GPU_KERNEL_COUNT; k++)
-        for (int more = 0; more < (gpu_kernel_info(k)->formats ? 2 : 1); more++)
+        for (int more = 0; more < (gpu_kernel_info(k)->formats && !slow_device ? 2 : 1); more++)
             if (program_of[k] == program && !runs[k][more] && !skipped[k]) {
                 print_error("%s%s: no test case ran this kernel\n", gpu_kernel_info(k)->name,
                             more ? "_k" : "");
@@ -193,6 +196,11 @@ struct kt_cut kt_cut(enum gpu_kernel k, uint32_t wg, uint32_t rows)
     if (strstr(name, "_ln"))
         return (struct kt_cut){subgroup, (strstr(name, "tile") || strstr(name, "matmul") ? 8 : 4) * subgroup};
     return (struct kt_cut){wg, strstr(name, "_few") ? 4 : rows};
+}
+
+bool kt_slow(void)
+{
+    return slow_device;
 }
 
 bool kt_wanted(uint32_t i)

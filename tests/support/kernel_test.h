@@ -39,6 +39,10 @@ struct kt_cut {
 };
 struct kt_cut kt_cut(enum gpu_kernel k, uint32_t wg, uint32_t rows);
 
+/* True on a driver that takes many times as long as the other to compile, unless test_full(): of modules
+ * NAME_k some are enough there. */
+bool kt_slow(void);
+
 /* One case in four on the robust device, all on the plain one: drivers take long to compile. */
 bool kt_wanted(uint32_t i);
 
