@@ -167,7 +167,8 @@ void bench_grid(struct bench_maker *m, uint32_t x, uint32_t y, uint32_t z)
     m->c->grid[2] = z;
 }
 
-/* Subnormal scales in every fifth row, a NaN at the end of every seventh, where blocks begin with a scale. */
+/* Subnormal or least scales in every fifth row, a NaN at the end of every seventh, where blocks begin with
+ * a scale. */
 static void special_row(uint8_t *row, enum mdl_type type, uint32_t r, uint32_t cols)
 {
     const struct mdl_type_info *info = mdl_type_find(type);
@@ -177,12 +178,12 @@ static void special_row(uint8_t *row, enum mdl_type type, uint32_t r, uint32_t c
     if (r % 5 == 1 && type != MDL_F32 && type != MDL_BF16)
         for (uint32_t b = 0; b < blocks; b++) {
             const uint16_t tiny = (uint16_t)(((b * 37 + 0x155) & 0x3ff) | (b & 1 ? 0x8000 : 0));
-            const uint8_t least = b & 1; /* exponents of mxfp4 */
+            const uint8_t least = (uint8_t)(2 + (b & 1)); /* of mxfp4, normal: devices flush others */
 
             memcpy(row + (size_t)b * info->block_bytes, type == MDL_MXFP4 ? (const void *)&least : &tiny,
                    type == MDL_MXFP4 ? 1 : 2);
         }
-    if (r % 7 == 2) {
+    if (r % 7 == 2 && type != MDL_MXFP4) {
         uint8_t *last = row + (size_t)(blocks - 1) * info->block_bytes;
 
         if (type == MDL_F32)
