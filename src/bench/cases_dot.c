@@ -11,7 +11,7 @@
 /* Words of a quantised row. */
 static uint32_t row_words(uint32_t k)
 {
-    return (k / BLOCK * 10 + 3) / 4 * 4;
+    return (uint32_t)(run_dot_row_bytes(k) / 4);
 }
 
 float *bench_rounded(struct bench_maker *m, uint32_t rows, uint32_t cols)

@@ -4,11 +4,6 @@
 
 #define BLOCK 32u
 
-uint64_t run_dot_row_bytes(uint32_t k)
-{
-    return (uint64_t)((k / BLOCK * 10 + 3) & ~3u) * 4 + (k < BLOCK ? 16 : 0); /* never nothing */
-}
-
 /* The session allows rounding, and it pays: with rows on lanes one token is faster by the exact kernels,
  * which are fused (docs/SPEED.md). */
 static bool wanted(const struct run_graph *g)

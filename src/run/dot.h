@@ -5,9 +5,6 @@
 
 #include "run/layer.h"
 
-/* Bytes of a quantised row of k elements. */
-uint64_t run_dot_row_bytes(uint32_t k);
-
 /* Whether the session rounds and kernels take this: every matrix of a linear, all three of a layer's experts.
  * Else the exact kernels run. */
 bool run_dot_takes(const struct run_graph *g, const struct run_linear *l);

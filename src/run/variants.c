@@ -172,6 +172,11 @@ uint32_t run_alignment(enum mdl_type t, uint64_t row_bytes, uint64_t at, uint64_
     return all % 4 == 0;
 }
 
+uint64_t run_dot_row_bytes(uint32_t k)
+{
+    return (uint64_t)((k / DOT_BLOCK * 10 + 3) & ~3u) * 4 + (k < DOT_BLOCK ? 16 : 0);
+}
+
 bool run_dot_fits(enum mdl_type t, uint32_t k)
 {
     return (t == MDL_Q8_0 || t == MDL_Q4_0) && k % DOT_BLOCK == 0 &&

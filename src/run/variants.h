@@ -69,6 +69,8 @@ struct run_dot_cut {
     bool wide;
 };
 
+/* Bytes of a quantised row of k elements (shaders/lib/dot8.glsl); never 0. */
+uint64_t run_dot_row_bytes(uint32_t k);
 bool run_dot_fits(enum mdl_type t, uint32_t k); /* rows that these kernels take */
 struct run_dot_cut run_dot_cut(const struct gpu_caps *caps, uint32_t k, bool aligned, bool many);
 /* `aligned` of shared/params.h for matrices of rows of row_bytes bytes that start at at + i stride. */
