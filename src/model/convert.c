@@ -67,11 +67,12 @@ enum vkmoe_status cv_add_piece(struct cv_plan *p, const struct cv_piece *piece, 
 enum mdl_type cv_matrix_type(const struct cv_plan *p, const char *name, uint64_t cols)
 {
     const struct mdl_recipe *r = &p->recipe;
-    const enum mdl_type type = mdl_recipe_type(r, &p->model, name, cols);
+    const enum mdl_type wish = mdl_recipe_wish(r, &p->model, name, cols),
+                        type = mdl_recipe_type(r, &p->model, name, cols);
 
-    if (cols % mdl_type_find((uint32_t)r->type)->block_elems && r->mix == MDL_MIX_NONE)
+    if (type != wish)
         cor_log(VKMOE_LOG_WARN, "%s: rows of %" PRIu64 " are not whole %s blocks, written as %s", name, cols,
-                mdl_type_find((uint32_t)r->type)->name, mdl_type_find((uint32_t)type)->name);
+                mdl_type_find((uint32_t)wish)->name, mdl_type_find((uint32_t)type)->name);
     return type;
 }
 

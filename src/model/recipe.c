@@ -148,15 +148,19 @@ static enum mdl_type mixed(const struct mdl_recipe *r, const struct mdl_recipe_m
     return strstr(tensor, ".ffn_down") ? of_down(r, m, layer) : r->type;
 }
 
+enum mdl_type mdl_recipe_wish(const struct mdl_recipe *r, const struct mdl_recipe_model *m,
+                              const char *tensor, uint64_t cols)
+{
+    if (strstr(tensor, "_exps.") ? r->has_experts : r->has_dense)
+        return strstr(tensor, "_exps.") ? r->experts : r->dense;
+    return r->mix != MDL_MIX_NONE ? mixed(r, m, tensor, cols) : r->type;
+}
+
 enum mdl_type mdl_recipe_type(const struct mdl_recipe *r, const struct mdl_recipe_model *m,
                               const char *tensor, uint64_t cols)
 {
-    enum mdl_type type = r->type;
+    enum mdl_type type = mdl_recipe_wish(r, m, tensor, cols);
 
-    if (strstr(tensor, "_exps.") ? r->has_experts : r->has_dense)
-        type = strstr(tensor, "_exps.") ? r->experts : r->dense;
-    else if (r->mix != MDL_MIX_NONE)
-        type = mixed(r, m, tensor, cols);
     while (!fits(type, cols))
         type = next_best(type);
     return type;

@@ -31,8 +31,10 @@ struct mdl_recipe_model {
     bool tied;
 };
 
-/* For a matrix with rows of cols elements; norms and routers are the caller's. Blocks that do not fit the
- * rows are replaced as llama.cpp replaces them. */
+/* For a matrix with rows of cols elements; norms and routers are the caller's. wish: what the recipe says;
+ * type: the same, but blocks that do not fit the rows are replaced as llama.cpp replaces them. */
+enum mdl_type mdl_recipe_wish(const struct mdl_recipe *r, const struct mdl_recipe_model *m,
+                              const char *tensor, uint64_t cols);
 enum mdl_type mdl_recipe_type(const struct mdl_recipe *r, const struct mdl_recipe_model *m,
                               const char *tensor, uint64_t cols);
 
