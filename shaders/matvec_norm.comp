@@ -1,4 +1,4 @@
-// variants: sg=USE_SUBGROUP *k=MORE_BLOCKS ln=USE_LANES
+// variants: sg=USE_SUBGROUP *k=MORE_BLOCKS ln=USE_LANES tx=USE_TEXELS
 /* y[out0 + r] += dot(W[r], x) for matrix rows r < n_rows, sums in f32; the workgroup that finishes last of
  * n_groups, which may belong to several dispatches that no barrier parts, writes rmsnorm(y) * w to yn.
  * Grid: (x, 1, z): workgroup x + z * (size of x) takes ROWS matrix rows. Test: test_kernels_dense. */
@@ -10,6 +10,10 @@
 #ifdef USE_LANES
 #extension GL_KHR_shader_subgroup_ballot : require
 #extension GL_EXT_scalar_block_layout : require
+#endif
+#ifdef USE_TEXELS
+#extension GL_KHR_shader_subgroup_arithmetic : require
+#extension GL_EXT_control_flow_attributes : require
 #endif
 #include "shared/params.h"
 #include "shared/step.h"
@@ -27,10 +31,17 @@ layout(std430, set = 0, binding = 5) coherent buffer Counts { uint data[]; } cou
 
 #define LOAD_X(i) x.data[i]
 #define LOAD_X4(i) x4.data[i]
+#ifdef USE_TEXELS
+layout(set = 0, binding = 1) uniform usamplerBuffer weights;
+#define TEXELS(i) texelFetch(weights, int(i))
+#define TEXELS_PUT(row, sum, first) y.data[p.out0 + (row)] += sum
+#include "lib/texels.glsl"
+#else
 #define X_ALIGNED true
 #define WEIGHTS_BINDING 1
 #include "lib/weights.glsl"
 #include "lib/rows.glsl"
+#endif
 #define LAST_COUNTER(i) counts.data[i]
 #include "lib/last.glsl"
 #define NORM_IN(i) y.data[i]
@@ -41,6 +52,10 @@ layout(std430, set = 0, binding = 5) coherent buffer Counts { uint data[]; } cou
 void main()
 {
     uint row0 = (gl_WorkGroupID.x + gl_WorkGroupID.z * gl_NumWorkGroups.x) * ROWS;
+
+#ifdef USE_TEXELS
+    texels_rows(FORMAT, p.w_off, ROW_BYTES, row0, p.n_rows, K, 0u);
+#else
     vec4 sums = rows_dot(FORMAT, p.w_off, ROW_BYTES, row0, p.n_rows, K, 0u);
 
     for (uint i = 0u; i < 4u; i++) {
@@ -49,6 +64,7 @@ void main()
             break;
         y.data[p.out0 + row] += sums[i];
     }
+#endif
     if (last_of(0u, p.n_groups))
         norm_row();
 }

@@ -312,12 +312,25 @@ static const struct mat_case matvec_cases[] = {
 static void test_matvec(void **unused)
 {
     static const enum gpu_kernel kernels[3] = {GPU_K_matvec, GPU_K_matvec_sg, GPU_K_matvec_ln};
+    /* One lane to a row, two, four with one idle, all; three passes, of which the last leaves lanes idle. */
+    static const struct mat_case by_texels[] = {
+        {.type = MDL_Q4_0, .k = 256, .n_rows = 130, .t = 1, .add = true, .tight = true},
+        {.type = MDL_Q8_0, .k = 512, .n_rows = 67, .t = 2, .off = 272, .tight = true},
+        {.type = MDL_Q4_0, .k = 768, .n_rows = 65, .t = 2, .off = 16, .tight = true},
+        {.type = MDL_Q4_0, .k = 2048, .n_rows = 64, .t = 1, .tight = true},
+        {.type = MDL_Q8_0, .k = 4864, .n_rows = 11, .t = 1, .add = true, .tight = true},
+        {.type = MDL_Q4_0, .k = 5120, .n_rows = 9, .t = 1, .tight = true},
+        {.type = MDL_Q4_0, .k = 768, .n_rows = 25, .t = 1, .tight = true, .wild = true},
+        {.type = MDL_Q8_0, .k = 256, .n_rows = 25, .t = 1, .tight = true, .wild = true},
+    };
 
     (void)unused;
     for (int v = 0; v < 3; v++)
         for (uint32_t i = 0; i < COR_COUNT(matvec_cases) && kt_usable(kernels[v]); i++)
             if (kt_wanted(i + (uint32_t)v))
                 mat_case(kernels[v], &matvec_cases[i]);
+    for (uint32_t i = 0; i < COR_COUNT(by_texels) && kt_usable(GPU_K_matvec_tx); i++)
+        mat_case(GPU_K_matvec_tx, &by_texels[i]);
 }
 
 /* before: workgroups of other dispatches that have finished; short: one that has not, so nobody is last. */
@@ -377,8 +390,12 @@ static void test_matvec_norm(void **unused)
         {.type = MDL_F16, .k = 333, .n_rows = 61, .t = 1, .wg = 96, .rows = 5, .off = 2},
         {.type = MDL_Q4_0, .k = 128, .n_rows = 50, .t = 1, .wg = 32, .rows = 4, .aligned = 3},
     };
+    static const struct mat_case by_texels[] = {{.type = MDL_Q4_0, .k = 1024, .n_rows = 300, .t = 1},
+                                                {.type = MDL_Q8_0, .k = 2304, .n_rows = 70, .t = 1}};
 
     (void)unused;
+    for (uint32_t i = 0; i < COR_COUNT(by_texels) && kt_usable(GPU_K_matvec_norm_tx); i++)
+        mat_norm_case(GPU_K_matvec_norm_tx, &by_texels[i], i, i == 1);
     for (int v = 0; v < 3; v++)
         for (uint32_t i = 0; i < COR_COUNT(cases) && kt_usable(kernels[v]); i++)
             if (kt_wanted(i)) {

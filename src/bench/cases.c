@@ -291,7 +291,7 @@ uint32_t bench_lanes(const struct bench_maker *m)
 /* What kernels of this name are forms of. */
 static enum run_core core_of(const struct bench_maker *m)
 {
-    return named(m, "_ln") ? RUN_CORE_LANES : named(m, "_sg") ? RUN_CORE_SUBGROUP : RUN_CORE_SHARED;
+    return named(m, "_ln") || named(m, "_tx") ? RUN_CORE_LANES : named(m, "_sg") ? RUN_CORE_SUBGROUP : RUN_CORE_SHARED;
 }
 
 static enum run_tile tile_of(const struct bench_maker *m)
@@ -301,12 +301,21 @@ static enum run_tile tile_of(const struct bench_maker *m)
 
 uint32_t bench_rows(const struct bench_maker *m)
 {
-    return run_core_rows(core_of(m), &m->env->variants, m->env->caps);
+    return named(m, "_tx") ? RUN_TEXEL_ROWS : run_core_rows(core_of(m), &m->env->variants, m->env->caps);
 }
 
 uint32_t bench_row_lanes(const struct bench_maker *m, uint32_t k)
 {
     return run_core_lanes(core_of(m), m->env->caps, k);
+}
+
+bool bench_takes(const struct bench_maker *m, uint32_t k)
+{
+    const struct mdl_type_info *info = mdl_type_find(m->env->type);
+    const uint64_t row_bytes = k % info->block_elems ? 0 : mdl_row_bytes(m->env->type, k);
+
+    return row_bytes &&
+           (!named(m, "_tx") || run_texels_fit(m->env->caps, m->env->type, k, row_bytes, 0, row_bytes));
 }
 
 uint32_t bench_tile_rows(const struct bench_maker *m)

@@ -16,7 +16,7 @@ static uint32_t row_lanes(const struct bench_maker *m, uint32_t k)
     const uint32_t subgroup = m->env->caps->subgroup_size;
     uint32_t wg = 32;
 
-    if (strstr(name, "_ln") || strstr(name, "_sg"))
+    if (strstr(name, "_ln") || strstr(name, "_tx") || strstr(name, "_sg"))
         return subgroup;
     if (subgroup <= 16)
         return 8;
@@ -82,7 +82,7 @@ static bool make_mat_norm(struct bench_maker *m)
     double *want = doubles(m, dim), *normed = doubles(m, dim);
     uint32_t y, yn;
 
-    if (m->use || q % mdl_type_find(t)->block_elems)
+    if (m->use || !bench_takes(m, q))
         return false;
     bytes = finite_matrix(m, dim, q, &n_bytes, &matrix);
     x = bench_floats(m, q);
@@ -320,7 +320,7 @@ static bool make_down_sum(struct bench_maker *m)
 void bench_add_one(struct bench_entry *entries)
 {
     entries[GPU_K_matvec_norm] = entries[GPU_K_matvec_norm_sg] = entries[GPU_K_matvec_norm_ln] =
-        (struct bench_entry){make_mat_norm, true};
+        entries[GPU_K_matvec_norm_tx] = (struct bench_entry){make_mat_norm, true};
     entries[GPU_K_router_one] = entries[GPU_K_router_one_sg] = entries[GPU_K_router_one_ln] =
         (struct bench_entry){make_router_one, false};
     entries[GPU_K_expert_down_sum] = entries[GPU_K_expert_down_sum_sg] = entries[GPU_K_expert_down_sum_ln] =

@@ -75,6 +75,7 @@ uint32_t *bench_state(struct bench_maker *m, uint32_t n_tokens, uint32_t pos, ui
 uint32_t *bench_choose(struct bench_maker *m, uint32_t n_tokens, bool holes);
 
 /* As run/layer.c chooses them. */
+bool bench_takes(const struct bench_maker *m, uint32_t k); /* rows of k elements, in this format */
 uint32_t bench_lanes(const struct bench_maker *m);
 uint32_t bench_rows(const struct bench_maker *m);
 uint32_t bench_row_lanes(const struct bench_maker *m, uint32_t k);

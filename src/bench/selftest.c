@@ -20,6 +20,7 @@ static const struct {
 } paths[] = {{GPU_NEED_DOT, "-dot8"},
              {GPU_NEED_ROUNDED, "-rounding"},
              {GPU_NEED_F16, "-f16"},
+             {GPU_NEED_TEXELS, "-texels"},
              {GPU_NEED_LANES, "-lanes"},
              {GPU_NEED_ARRAY, "-array"},
              {GPU_NEED_SUBGROUP, "-subgroup"}};
@@ -112,7 +113,7 @@ static const enum mdl_type more[][5] = {{MDL_MXFP4, MDL_IQ4_NL, MDL_Q5_1, MDL_Q5
 static bool is_spare(const char *name, const struct run_variants *v)
 {
     return (strstr(name, "_sg") && v->core != RUN_CORE_SUBGROUP) ||
-           (strstr(name, "_ln") && v->core != RUN_CORE_LANES);
+           (strstr(name, "_ln") && v->core != RUN_CORE_LANES) || (strstr(name, "_tx") && !v->texels);
 }
 
 /* Drivers take long to compile some kernels. Modules that index the array of segments differ from the plain
@@ -124,6 +125,8 @@ static uint32_t types_of(enum gpu_kernel k, uint32_t shape, const struct run_var
 
     if (!bench_case_typed(k))
         return 1;
+    if (strstr(name, "_tx")) /* rows of 256 elements at least */
+        return shape == 2;
     if (is_spare(name, v))
         return strstr(name, "_arr") ? shape == 0 : shape == 0 ? n_types[0] : shape == 1;
     if (strstr(name, "_few") && v->tile != RUN_TILE_SHARED)
@@ -193,7 +196,7 @@ static bool is_slow(enum gpu_kernel k)
 {
     const char *name = gpu_kernel_info(k)->name;
 
-    return strstr(name, "_ln") || strstr(name, "_few") || strstr(name, "_dot");
+    return strstr(name, "_ln") || strstr(name, "_tx") || strstr(name, "_few") || strstr(name, "_dot");
 }
 
 /* Belongs to the round, and the device can run it. */

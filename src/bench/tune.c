@@ -21,13 +21,13 @@
  * --------------------------------------------------------------------------- */
 
 /* Kernels whose time a field decides; names without what follows from the variants. */
-enum group { GROUP_ROWS, GROUP_TILES, GROUP_SMALL, GROUPS };
+enum group { GROUP_ROWS, GROUP_TILES, GROUP_SMALL, GROUP_DENSE, GROUPS };
 
 struct part {
     enum group group;
     const char *kernel;
     uint32_t use;
-    const char *by; /* what its name ends with: "core", "tile" or "sg" (where usable); "": nothing */
+    const char *by; /* what its name ends with: "core", "dense", "tile" or "sg" (where usable); "": nothing */
     bool array;     /* and _arr where the device can */
 };
 
@@ -37,7 +37,8 @@ static const struct part parts[] = {
     {GROUP_TILES, "matmul", 1, "tile", false},       {GROUP_TILES, "expert_down_tile", 0, "tile", true},
     {GROUP_SMALL, "rmsnorm", 0, "sg", false},        {GROUP_SMALL, "rope_kv", 0, "", false},
     {GROUP_SMALL, "attn_one", 0, "sg", false},       {GROUP_SMALL, "router", 0, "", false},
-    {GROUP_SMALL, "combine", 0, "", false},
+    {GROUP_SMALL, "combine", 0, "", false},          {GROUP_DENSE, "matvec", 0, "dense", false},
+    {GROUP_DENSE, "matvec", 1, "dense", false},
 };
 
 struct field {
@@ -52,6 +53,7 @@ struct field {
 #define GROUP_OF_rows  GROUP_ROWS
 #define GROUP_OF_tile  GROUP_TILES
 #define GROUP_OF_lanes GROUP_SMALL
+#define GROUP_OF_texels GROUP_DENSE
 
 #define RUN_X(field, ...) static const uint32_t values_##field[] = __VA_ARGS__;
 RUN_VARIANT_LIST(RUN_X)
@@ -115,6 +117,8 @@ static bool kernel_of(const struct tune *t, const struct part *part, const struc
     const char *array = part->array && gpu_device_caps(t->runner.dev)->array ? "_arr" : "";
     const char *by = !strcmp(part->by, "core")   ? cores[v->core]
                      : !strcmp(part->by, "tile") ? tiles[v->tile]
+                     : !strcmp(part->by, "dense")
+                         ? v->core == RUN_CORE_LANES && v->texels ? "_tx" : cores[v->core]
                                                  : "";
     char name[64];
 
@@ -284,8 +288,8 @@ enum vkmoe_status bench_tune(struct bench_tune *result, struct bench_device *d,
     result->best = base;
     TRY(bench_runner_open(&t.runner, d->dev, err));
     for (uint32_t i = 0; i < n; i++) {
-        if (!strcmp(fields[i].name, "rows") && result->best.core == RUN_CORE_LANES) /* has rows of its own */
-            continue;
+        if (!strcmp(fields[i].name, result->best.core == RUN_CORE_LANES ? "rows" : "texels"))
+            continue; /* the core has rows of its own, or none by texels */
         TRY(tune_field(&t, &fields[i], &result->best, err));
     }
     result->changed = memcmp(&result->best, &base, sizeof(base)) != 0;

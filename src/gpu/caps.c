@@ -125,6 +125,10 @@ static void query_limits(struct gpu_phys *p)
     c->copy_align = (uint32_t)min64(l->optimalBufferCopyOffsetAlignment, 1u << 30);
     c->copy_align = max32(c->copy_align, (uint32_t)min64(l->nonCoherentAtomSize, 1u << 30));
     c->copy_align = max32(c->copy_align, 4);
+    c->texel_align = (uint32_t)min64(l->minTexelBufferOffsetAlignment, 1u << 30);
+    c->texel_align = max32(c->texel_align, GPU_TEXEL_BYTES);
+    c->max_texels = l->maxTexelBufferElements;
+    c->texels = true;
     c->array = p->features.shaderStorageBufferArrayDynamicIndexing == VK_TRUE;
     c->rounding = true;
 }
@@ -334,12 +338,13 @@ done:
 #define CLAMP_FLAGS(X)                                                                             \
     X(f16, f16)                                                                                    \
     X(subgroup, subgroup)                                                                          \
-    X(lanes, rows_on_lanes) X(dot8, dot8) X(bda, bda) X(budget, budget) X(hostimport, host_import) \
+    X(lanes, rows_on_lanes) X(texels, texels)                                                      \
+    X(dot8, dot8) X(bda, bda) X(budget, budget) X(hostimport, host_import)                         \
         X(transfer, transfer_queue) X(array, array) X(uma, uma) X(coherent, coherent) X(rounding, rounding)
 
 #define WORDS                                                                                          \
-    "-f16 -subgroup -lanes -dot8 -bda -budget -hostimport -transfer -array -uma -coherent -rounding " \
-    "-tuned range= buffers= heap= alloc="
+    "-f16 -subgroup -lanes -texels -dot8 -bda -budget -hostimport -transfer -array -uma -coherent " \
+    "-rounding -tuned range= buffers= heap= alloc="
 
 static bool is_word(const char *w, size_t n, const char *word)
 {
@@ -442,5 +447,5 @@ bool gpu_caps_allow(const struct gpu_caps *caps, uint32_t needs)
 {
     return (!(needs & GPU_NEED_SUBGROUP) || caps->subgroup) && (!(needs & GPU_NEED_ARRAY) || caps->array) &&
            (!(needs & GPU_NEED_F16) || caps->f16) && (!(needs & GPU_NEED_LANES) || caps->rows_on_lanes) &&
-           (!(needs & GPU_NEED_DOT) || caps->dot8) && (!(needs & GPU_NEED_ROUNDED) || caps->rounding);
+           (!(needs & GPU_NEED_TEXELS) || caps->texels) && (!(needs & GPU_NEED_DOT) || caps->dot8) && (!(needs & GPU_NEED_ROUNDED) || caps->rounding);
 }

@@ -154,7 +154,9 @@ static enum vkmoe_status add_pool(struct gpu_cmds *c, uint32_t n_descs, struct v
 {
     struct gpu_device *dev = c->dev;
     struct set_pool *pools = cor_resize(c->pools, c->n_pools + 1, sizeof(*pools));
-    VkDescriptorPoolSize size = {VK_DESCRIPTOR_TYPE_STORAGE_BUFFER, POOL_SETS * (n_descs > 8 ? n_descs : 8)};
+    VkDescriptorPoolSize sizes[] = {
+        {VK_DESCRIPTOR_TYPE_STORAGE_BUFFER, POOL_SETS * (n_descs > 8 ? n_descs : 8)},
+        {VK_DESCRIPTOR_TYPE_UNIFORM_TEXEL_BUFFER, POOL_SETS}}; /* one in a set, at most */
     VkDescriptorPoolCreateInfo ci = {.sType = VK_STRUCTURE_TYPE_DESCRIPTOR_POOL_CREATE_INFO};
     struct set_pool *p;
     VkResult r;
@@ -165,11 +167,11 @@ static enum vkmoe_status add_pool(struct gpu_cmds *c, uint32_t n_descs, struct v
     c->pools = pools;
     p = &pools[c->n_pools];
     ci.maxSets = POOL_SETS;
-    ci.poolSizeCount = 1;
-    ci.pPoolSizes = &size;
+    ci.poolSizeCount = COR_COUNT(sizes);
+    ci.pPoolSizes = sizes;
     if ((r = VK_CALL(dev->fn.vkCreateDescriptorPool(dev->vk, &ci, NULL, &p->vk))) != VK_SUCCESS)
         return gpu_fail(dev, r, "creating descriptor sets of", c->name, err);
-    p->max_descs = p->descs = size.descriptorCount;
+    p->max_descs = p->descs = sizes[0].descriptorCount;
     p->sets = POOL_SETS;
     c->n_pools++;
     return VKMOE_OK;
@@ -198,7 +200,7 @@ done:
     return st;
 }
 
-static enum vkmoe_status check_bind(const struct gpu_cmds *c, const char *kernel, uint32_t i,
+static enum vkmoe_status check_bind(const struct gpu_cmds *c, const char *kernel, uint32_t i, bool texels,
                                     const struct gpu_bind *b, uint64_t bytes, struct vkmoe_err *err)
 {
     const struct gpu_caps *caps = &c->dev->caps;
@@ -211,7 +213,14 @@ static enum vkmoe_status check_bind(const struct gpu_cmds *c, const char *kernel
         return cor_fail(err, VKMOE_ERR_LIMIT,
                         "%s: %s, binding %u (%s): %" PRIu64 " bytes at %" PRIu64 " of %" PRIu64,
                         c->dev->info.name, kernel, i, b->buf->name, bytes, b->off, b->buf->bytes);
-    if (bytes > caps->max_range)
+    if (texels && (b->off % caps->texel_align || bytes % GPU_TEXEL_BYTES ||
+                   bytes / GPU_TEXEL_BYTES > caps->max_texels))
+        return cor_fail(err, VKMOE_ERR_LIMIT,
+                        "%s: %s, binding %u (%s): %" PRIu64 " bytes at %" PRIu64
+                        " are no texels: at multiples of %u, at most %u of %u bytes",
+                        c->dev->info.name, kernel, i, b->buf->name, bytes, b->off, caps->texel_align,
+                        caps->max_texels, GPU_TEXEL_BYTES);
+    if (!texels && bytes > caps->max_range)
         return cor_fail(err, VKMOE_ERR_LIMIT,
                         "%s: %s, binding %u (%s): %" PRIu64 " bytes, a binding may have %" PRIu64,
                         c->dev->info.name, kernel, i, b->buf->name, bytes, caps->max_range);
@@ -224,8 +233,9 @@ static enum vkmoe_status write_set(struct gpu_cmds *c, const struct gpu_pipeline
 {
     enum vkmoe_status st = VKMOE_OK;
     const struct gpu_kernel_info *ki = gpu_kernel_info(p->kernel);
-    VkWriteDescriptorSet w[2] = {{.sType = VK_STRUCTURE_TYPE_WRITE_DESCRIPTOR_SET},
-                                 {.sType = VK_STRUCTURE_TYPE_WRITE_DESCRIPTOR_SET}};
+    VkWriteDescriptorSet w[4]; /* single buffers roll over to consecutive bindings of their kind */
+    VkBufferView view = VK_NULL_HANDLE;
+    uint32_t n_writes = 0;
 
     if (n > c->n_infos) {
         VkDescriptorBufferInfo *infos = cor_resize(c->infos, n, sizeof(*infos));
@@ -236,23 +246,34 @@ static enum vkmoe_status write_set(struct gpu_cmds *c, const struct gpu_pipeline
         c->n_infos = n;
     }
     for (uint32_t i = 0; i < n; i++) {
+        const bool texels = gpu_descriptor_type(p->kernel, i) != VK_DESCRIPTOR_TYPE_STORAGE_BUFFER;
         const uint64_t end = binds[i].buf->bytes;
         const uint64_t bytes = binds[i].bytes || binds[i].off >= end ? binds[i].bytes : end - binds[i].off;
 
-        TRY(check_bind(c, ki->name, i, &binds[i], bytes, err));
+        TRY(check_bind(c, ki->name, i, texels, &binds[i], bytes, err));
+        if (texels)
+            TRY(gpu_buffer_view(&view, binds[i].buf, binds[i].off, bytes, err));
         c->infos[i].buffer = binds[i].buf->vk;
         c->infos[i].offset = binds[i].off;
         c->infos[i].range = bytes;
     }
     TRY(alloc_set(c, p, n, set, err));
-    for (uint32_t i = 0; i < 2; i++) { /* single buffers roll over to consecutive bindings; then the array */
-        w[i].dstSet = *set;
-        w[i].dstBinding = i ? ki->n_buffers : 0;
-        w[i].descriptorCount = i ? n - ki->n_buffers : ki->n_buffers;
-        w[i].descriptorType = VK_DESCRIPTOR_TYPE_STORAGE_BUFFER;
-        w[i].pBufferInfo = c->infos + (i ? ki->n_buffers : 0);
+    for (uint32_t i = 0, next; i < n; i = next) {
+        const VkDescriptorType type = gpu_descriptor_type(p->kernel, i);
+        const uint32_t end = i < ki->n_buffers ? ki->n_buffers : n; /* then the array */
+
+        for (next = i + 1; next < end && gpu_descriptor_type(p->kernel, next) == type;)
+            next++;
+        assert(n_writes < COR_COUNT(w));
+        w[n_writes++] = (VkWriteDescriptorSet){.sType = VK_STRUCTURE_TYPE_WRITE_DESCRIPTOR_SET,
+                                               .dstSet = *set,
+                                               .dstBinding = i,
+                                               .descriptorCount = next - i,
+                                               .descriptorType = type,
+                                               .pBufferInfo = c->infos + i,
+                                               .pTexelBufferView = &view};
     }
-    c->dev->fn.vkUpdateDescriptorSets(c->dev->vk, n > ki->n_buffers ? 2 : 1, w, 0, NULL);
+    c->dev->fn.vkUpdateDescriptorSets(c->dev->vk, n_writes, w, 0, NULL);
 done:
     return st;
 }

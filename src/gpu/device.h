@@ -25,9 +25,12 @@ struct gpu_caps {
     uint32_t offset_align;     /* minStorageBufferOffsetAlignment, bytes */
     /* optimalBufferCopyOffsetAlignment, nonCoherentAtomSize: what bulk copies should respect */
     uint32_t copy_align;
+    uint32_t texel_align;      /* minTexelBufferOffsetAlignment, bytes */
+    uint32_t max_texels;       /* maxTexelBufferElements */
     uint32_t subgroup_size;
     bool subgroup;             /* basic + arithmetic subgroup operations in compute */
     bool rows_on_lanes;        /* ballot operations, subgroups of eight lanes or more, scalarBlockLayout */
+    bool texels;               /* weights may be read through texel buffers */
     bool f16, dot8, bda, budget, host_import;
     bool dot8_fast;            /* integer dot products are instructions of their own */
     bool transfer_queue;       /* a queue family for transfers alone, used for copies out of rings */

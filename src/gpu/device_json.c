@@ -92,6 +92,7 @@ static void put_caps(struct text *t, const struct gpu_phys *p)
     } fast[] = {
         {"subgroup", c->subgroup},
         {"rows_on_lanes", c->rows_on_lanes},
+        {"texels", c->texels},
         {"f16", c->f16},
         {"dot8", c->dot8},
         {"buffer_device_address", c->bda},

@@ -210,8 +210,13 @@ struct gpu_buffer {
     enum gpu_mem mem;
     bool coherent; /* flush and invalidate do nothing */
     void *map;
+    struct gpu_view *views; /* of parts, as texels; made on demand, they live as long as the buffer */
     char name[64];
 };
+
+/* The part as texels of four words. off: a multiple of caps.texel_align, bytes: of GPU_TEXEL_BYTES. */
+enum vkmoe_status gpu_buffer_view(VkBufferView *out, struct gpu_buffer *b, uint64_t off, uint64_t bytes,
+                                  struct vkmoe_err *err);
 
 /* ---- uploads
  * ------------------------------------------------------------------------------------------------ */
@@ -244,6 +249,8 @@ struct gpu_pipeline {
 
 /* Compiles a prepared pipeline; any thread may, one at a time per pipeline. */
 VkResult gpu_pipeline_compile(struct gpu_device *dev, struct gpu_pipeline *p);
+/* Of a binding below the segments. */
+VkDescriptorType gpu_descriptor_type(enum gpu_kernel k, uint32_t binding);
 
 /* Locks the list of pipelines and what stands in them, where there are threads. */
 void gpu_ahead_lock(struct gpu_device *dev);

@@ -39,6 +39,13 @@ bool gpu_kernel_usable(const struct gpu_device *dev, enum gpu_kernel k)
     return gpu_caps_allow(&dev->caps, gpu_kernel_info(k)->needs);
 }
 
+VkDescriptorType gpu_descriptor_type(enum gpu_kernel k, uint32_t binding)
+{
+    return (kernels[k].needs & GPU_NEED_TEXELS) && binding == GPU_TEXELS_AT
+               ? VK_DESCRIPTOR_TYPE_UNIFORM_TEXEL_BUFFER
+               : VK_DESCRIPTOR_TYPE_STORAGE_BUFFER;
+}
+
 /* ---- modules
  * ------------------------------------------------------------------------------------------------ */
 
@@ -147,7 +154,7 @@ static enum vkmoe_status create_layouts(struct gpu_device *dev, struct gpu_pipel
     si.pBindings = bindings;
     for (uint32_t i = 0; i < si.bindingCount; i++) {
         bindings[i].binding = i;
-        bindings[i].descriptorType = VK_DESCRIPTOR_TYPE_STORAGE_BUFFER;
+        bindings[i].descriptorType = gpu_descriptor_type(p->kernel, i);
         bindings[i].descriptorCount = i < ki->n_buffers ? 1 : p->n_segs;
         bindings[i].stageFlags = VK_SHADER_STAGE_COMPUTE_BIT;
     }

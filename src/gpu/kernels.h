@@ -15,6 +15,10 @@
 #define GPU_NEED_LANES 4u     /* subgroup broadcasts, eight lanes or more, scalar block layout */
 #define GPU_NEED_DOT 16u      /* integer dot products, in the device and in this build */
 #define GPU_NEED_ROUNDED 32u  /* --fast-math is allowed: inputs of 8 bits */
+#define GPU_NEED_TEXELS 64u   /* weights in a uniform texel buffer of four words each, binding GPU_TEXELS_AT */
+
+#define GPU_TEXELS_AT   1u
+#define GPU_TEXEL_BYTES 16u
 
 /* Words of a kernel's specialisation that name the formats of weights it reads: where one of them is not
  * plain (gpu_format_plain), its module is NAME_k, compiled with MORE_BLOCKS. NONE: a kernel without weights,
@@ -30,8 +34,8 @@
  * needs).
  * With segments, the binding behind the listed ones holds them: one buffer, or an array of N_SEGS (_arr
  * modules). NAME_sg reduces with subgroup operations, NAME in shared memory; NAME_arr indexes the array of
- * segments. NAME_ln: rows on lanes, for narrow devices (shaders/lib/lanes.glsl). NAME_few: two to eight
- * tokens. NAME_dot takes inputs of 8 bits, for --fast-math only; NAME_dot_hw with the device's dot product,
+ * segments. NAME_ln: rows on lanes, for narrow devices (shaders/lib/lanes.glsl); NAME_tx: the same devices,
+ * by texels (shaders/lib/texels.glsl). NAME_few: two to eight tokens. NAME_dot takes inputs of 8 bits, for --fast-math only; NAME_dot_hw with the device's dot product,
  * besides subgroups and the array. */
 #define GPU_KERNEL_LIST(X)                                                                                   \
     X(publish, push_none, 6, 0, GPU_FMT_NONE, GPU_NEED_NONE)                                                 \
@@ -41,11 +45,13 @@
     X(matvec, push_mat, 3, 0, GPU_FMT_MAT, GPU_NEED_NONE)                                                    \
     X(matvec_sg, push_mat, 3, 0, GPU_FMT_MAT, GPU_NEED_SUBGROUP)                                             \
     X(matvec_ln, push_mat, 3, 0, GPU_FMT_NONE, GPU_NEED_LANES)                                               \
+    X(matvec_tx, push_mat, 3, 0, GPU_FMT_NONE, GPU_NEED_LANES | GPU_NEED_TEXELS)                             \
     X(matvec_few, push_mat, 4, 0, GPU_FMT_MAT, GPU_NEED_NONE)                                                \
     X(matvec_few_sg, push_mat, 4, 0, GPU_FMT_MAT, GPU_NEED_SUBGROUP)                                         \
     X(matvec_norm, push_mat_norm, 6, 0, GPU_FMT_MAT_NORM, GPU_NEED_NONE)                                     \
     X(matvec_norm_sg, push_mat_norm, 6, 0, GPU_FMT_MAT_NORM, GPU_NEED_SUBGROUP)                              \
     X(matvec_norm_ln, push_mat_norm, 6, 0, GPU_FMT_NONE, GPU_NEED_LANES)                                     \
+    X(matvec_norm_tx, push_mat_norm, 6, 0, GPU_FMT_NONE, GPU_NEED_LANES | GPU_NEED_TEXELS)                   \
     X(matmul, push_mat, 4, 0, GPU_FMT_MAT, GPU_NEED_NONE)                                                    \
     X(matmul_ln, push_mat, 4, 0, GPU_FMT_NONE, GPU_NEED_LANES)                                               \
     X(rope_kv, push_none, 6, 0, GPU_FMT_NONE, GPU_NEED_NONE)                                                 \

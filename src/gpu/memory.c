@@ -65,6 +65,12 @@ static uint32_t pick_type(const struct gpu_device *dev, uint32_t bits, enum gpu_
     return type;
 }
 
+struct gpu_view {
+    struct gpu_view *next;
+    VkBufferView vk;
+    uint64_t off, bytes;
+};
+
 /* ---- buffers
  * ------------------------------------------------------------------------------------------------ */
 
@@ -93,6 +99,8 @@ static enum vkmoe_status create_handle(struct gpu_buffer *b, struct vkmoe_err *e
     ci.size = b->bytes;
     ci.usage = VK_BUFFER_USAGE_STORAGE_BUFFER_BIT | VK_BUFFER_USAGE_INDIRECT_BUFFER_BIT |
                VK_BUFFER_USAGE_TRANSFER_SRC_BIT | VK_BUFFER_USAGE_TRANSFER_DST_BIT;
+    if (b->mem == GPU_MEM_DEVICE)
+        ci.usage |= VK_BUFFER_USAGE_UNIFORM_TEXEL_BUFFER_BIT;
     if (b->mem == GPU_MEM_DEVICE && dev->copy_family != dev->phys->queue_family) {
         ci.sharingMode = VK_SHARING_MODE_CONCURRENT; /* costs buffers nothing, and saves handing over */
         ci.queueFamilyIndexCount = 2;
@@ -189,13 +197,56 @@ void gpu_buffer_destroy(struct gpu_buffer *b)
 {
     if (!b)
         return;
-    if (gpu_settle(b->dev)) {
+    const bool idle = gpu_settle(b->dev);
+
+    while (b->views) {
+        struct gpu_view *next = b->views->next;
+
+        if (idle)
+            b->dev->fn.vkDestroyBufferView(b->dev->vk, b->views->vk, NULL);
+        cor_free(b->views);
+        b->views = next;
+    }
+    if (idle) {
         b->dev->fn.vkDestroyBuffer(b->dev->vk, b->vk, NULL);
         b->dev->fn.vkFreeMemory(b->dev->vk, b->memory, NULL); /* unmaps */
     }
     if (b->mem == GPU_MEM_DEVICE)
         b->dev->bytes -= b->bytes;
     cor_free(b);
+}
+
+enum vkmoe_status gpu_buffer_view(VkBufferView *out, struct gpu_buffer *b, uint64_t off, uint64_t bytes,
+                                  struct vkmoe_err *err)
+{
+    VkBufferViewCreateInfo ci = {.sType = VK_STRUCTURE_TYPE_BUFFER_VIEW_CREATE_INFO};
+    struct gpu_view *v = b->views;
+    VkResult r;
+
+    while (v && (v->off != off || v->bytes != bytes))
+        v = v->next;
+    if (v) {
+        *out = v->vk;
+        return VKMOE_OK;
+    }
+    v = cor_zalloc(sizeof(*v));
+    if (!v)
+        return cor_fail(err, VKMOE_ERR_MEMORY, "%s: no memory for a view of %s", b->dev->info.name, b->name);
+    ci.buffer = b->vk;
+    ci.format = VK_FORMAT_R32G32B32A32_UINT; /* every device reads texels of it */
+    ci.offset = off;
+    ci.range = bytes;
+    r = VK_CALL(b->dev->fn.vkCreateBufferView(b->dev->vk, &ci, NULL, &v->vk));
+    if (r != VK_SUCCESS) {
+        cor_free(v);
+        return gpu_fail(b->dev, r, "making texels of", b->name, err);
+    }
+    v->off = off;
+    v->bytes = bytes;
+    v->next = b->views;
+    b->views = v;
+    *out = v->vk;
+    return VKMOE_OK;
 }
 
 uint64_t gpu_buffer_bytes(const struct gpu_buffer *b)

@@ -66,7 +66,7 @@ static void matrix_piece(const struct run_graph *graph, const struct run_matrix 
         .format = m->type,
         .row_bytes = (uint32_t)m->row_bytes,
         .add = u->add,
-        .rows = u->many ? tile_rows(g) : matvec_rows(g),
+        .rows = u->many ? tile_rows(g) : piece_rows(g, m, p),
         .aligned = run_alignment(m->type, m->row_bytes, 0, 0),
         .count_rows = u->count_rows,
     };
@@ -84,7 +84,7 @@ static void matrix_piece(const struct run_graph *graph, const struct run_matrix 
         const struct gpu_bind binds[] = {u->in, weights(g, p), u->out};
 
         grid[1] = DIM_1;
-        run_dispatch(g->prog, matvec_kernel(g), &spec, sizeof(spec), 1, binds, COR_COUNT(binds), &push, grid);
+        run_dispatch(g->prog, piece_kernel(g, m, p), &spec, sizeof(spec), 1, binds, COR_COUNT(binds), &push, grid);
     }
 }
 
@@ -125,13 +125,12 @@ static void add_and_norm(const struct run_graph *graph, const struct run_matrix 
                                                        GPU_K_matvec_norm_ln};
     const struct mdl_config *c = config_of(g);
     const struct run_state *s = g->state;
-    const struct spec_mat_norm spec = {
+    struct spec_mat_norm spec = {
         .wg = row_lanes(g, m->cols),
         .k = m->cols,
         .dim = c->dim,
         .format = m->type,
         .row_bytes = (uint32_t)m->row_bytes,
-        .rows = matvec_rows(g),
         .aligned = run_alignment(m->type, m->row_bytes, 0, 0),
         .eps_bits = cor_float_bits(c->rms_eps),
     };
@@ -144,10 +143,12 @@ static void add_and_norm(const struct run_graph *graph, const struct run_matrix 
             in, weights(g, p), act(g, &s->x), weights(g, &w->pieces[0]), act(g, &s->xn), act(g, &s->counts)};
         struct run_dim grid[3];
 
+        spec.rows = piece_rows(g, m, p);
         spread(g, div_up(p->n_rows, spec.rows), grid);
         spent = run_cost_matrix(p->n_rows, m->cols, m->row_bytes, true, false);
         cost(g, i ? spent : run_cost_sum(spent, run_cost_norm(c, false)));
-        PUT(g, kernels[variants_of(g)->core], spec, binds, push, grid[0], DIM_1, grid[2]);
+        PUT(g, by_texels(g, m, p) ? GPU_K_matvec_norm_tx : kernels[variants_of(g)->core], spec, binds, push,
+            grid[0], DIM_1, grid[2]);
     }
 }
 

@@ -120,12 +120,27 @@ static inline enum gpu_kernel pick(const struct run_graph *g, enum gpu_kernel ba
     return gpu_kernel_usable(g->model->dev, subgroup) ? subgroup : base;
 }
 
-/* By row core. */
-static inline enum gpu_kernel matvec_kernel(const struct run_graph *g)
+/* Is this piece of a dense matrix times one vector read by texels? */
+static inline bool by_texels(const struct run_graph *g, const struct run_matrix *m, const struct run_piece *p)
+{
+    return variants_of(g)->core == RUN_CORE_LANES && variants_of(g)->texels &&
+           run_texels_fit(caps_of(g), m->type, m->cols, m->row_bytes, p->region.off, p->region.bytes);
+}
+
+/* Matrix rows per workgroup of such a mat-vec. */
+static inline uint32_t piece_rows(const struct run_graph *g, const struct run_matrix *m,
+                                  const struct run_piece *p)
+{
+    return by_texels(g, m, p) ? RUN_TEXEL_ROWS : matvec_rows(g);
+}
+
+/* Its kernel, by row core. */
+static inline enum gpu_kernel piece_kernel(const struct run_graph *g, const struct run_matrix *m,
+                                           const struct run_piece *p)
 {
     static const enum gpu_kernel kernels[RUN_CORES] = {GPU_K_matvec, GPU_K_matvec_sg, GPU_K_matvec_ln};
 
-    return kernels[variants_of(g)->core];
+    return by_texels(g, m, p) ? GPU_K_matvec_tx : kernels[variants_of(g)->core];
 }
 
 static inline enum gpu_kernel matmul_kernel(const struct run_graph *g)
@@ -137,14 +152,14 @@ static inline enum gpu_kernel matmul_kernel(const struct run_graph *g)
     return kernels[tile_of(g)];
 }
 
-/* Workgroups of the dispatches that take the rows of a matrix. */
+/* Workgroups of the dispatches that take the rows of a dense matrix. */
 static inline uint32_t groups_of(const struct run_graph *g, const struct run_matrix *m)
 {
     struct run_dim grid[3];
     uint32_t n = 0;
 
     for (uint32_t i = 0; i < m->n_pieces; i++) {
-        spread(g, div_up(m->pieces[i].n_rows, matvec_rows(g)), grid);
+        spread(g, div_up(m->pieces[i].n_rows, piece_rows(g, m, &m->pieces[i])), grid);
         n += grid[0].a * grid[2].a;
     }
     return n;

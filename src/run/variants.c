@@ -10,6 +10,7 @@
 #define TILE_WG     128u /* tiles in shared memory have no other size */
 #define FEW_ROWS    4u   /* matrix rows per workgroup of kernels for few tokens */
 #define MATVEC_UNIT 8u   /* elements that one lane takes at a time */
+#define TEXEL_UNIT  256u /* elements that one lane keeps */
 #define DOT_BLOCK   32u  /* elements of a block of quantised inputs */
 #define DOT_BLOCKS  8u   /* of them that one lane keeps in registers */
 #define DOT_LANES   128u /* a workgroup of the base */
@@ -27,6 +28,7 @@ static const struct field {
     {"rows", offsetof(struct run_variants, rows), NULL, 0},
     {"tile", offsetof(struct run_variants, tile), tiles, RUN_TILES},
     {"lanes", offsetof(struct run_variants, lanes), NULL, 0},
+    {"texels", offsetof(struct run_variants, texels), NULL, 0},
 };
 
 #define RUN_X(field, ...) +1
@@ -54,13 +56,15 @@ void run_variants_default(struct run_variants *v, const struct gpu_caps *caps)
         .rows = narrow ? 8 : 4,
         .tile = on_lanes ? RUN_TILE_LANES : RUN_TILE_SHARED,
         .lanes = narrow ? 32 : 128,
+        .texels = on_lanes && caps->texels,
     };
 }
 
 bool run_variants_usable(const struct run_variants *v, const struct gpu_caps *caps)
 {
     return v->core < RUN_CORES && v->tile < RUN_TILES && v->rows >= 1 && v->rows <= ROWS_MAX &&
-           v->lanes >= 1 && v->lanes <= caps->max_wg && (v->core != RUN_CORE_SUBGROUP || caps->subgroup) &&
+           v->lanes >= 1 && v->lanes <= caps->max_wg && v->texels <= 1 &&
+           (!v->texels || caps->texels) && (v->core != RUN_CORE_SUBGROUP || caps->subgroup) &&
            ((v->core != RUN_CORE_LANES && v->tile != RUN_TILE_LANES) ||
             (caps->rows_on_lanes && caps->subgroup_size <= RUN_NARROW)); /* GPUs would spill registers */
 }
@@ -69,6 +73,7 @@ void run_variants_suit(struct run_variants *v, const struct gpu_caps *caps, enum
 {
     if (gpu_format_plain(type))
         return;
+    v->texels = 0;
     if (v->core == RUN_CORE_LANES)
         v->core = caps->subgroup ? RUN_CORE_SUBGROUP : RUN_CORE_SHARED;
     v->tile = RUN_TILE_SHARED;
@@ -106,7 +111,7 @@ enum vkmoe_status run_variants_parse(struct run_variants *v, const char *list, c
             return cor_fail(
                 err, VKMOE_ERR_ARGUMENT,
                 "variants: '%.*s' is none of core=shared|subgroup|lanes, rows=N, tile=shared|lanes, "
-                "lanes=N",
+                "lanes=N, texels=0|1",
                 (int)n, p);
         p += n;
         p += *p == ',';
@@ -119,7 +124,8 @@ enum vkmoe_status run_variants_parse(struct run_variants *v, const char *list, c
 
 char *run_variants_text(const struct run_variants *v, char *dst, size_t n)
 {
-    snprintf(dst, n, "core=%s,rows=%u,tile=%s,lanes=%u", cores[v->core], v->rows, tiles[v->tile], v->lanes);
+    snprintf(dst, n, "core=%s,rows=%u,tile=%s,lanes=%u,texels=%u", cores[v->core], v->rows, tiles[v->tile],
+             v->lanes, v->texels);
     return dst;
 }
 
@@ -146,6 +152,13 @@ uint32_t run_core_lanes(enum run_core core, const struct gpu_caps *caps, uint32_
     while (wg < most && wg * MATVEC_UNIT < k)
         wg *= 2;
     return wg;
+}
+
+bool run_texels_fit(const struct gpu_caps *caps, enum mdl_type t, uint32_t k, uint64_t row_bytes, uint64_t at,
+                    uint64_t bytes)
+{
+    return (t == MDL_Q8_0 || t == MDL_Q4_0) && k % TEXEL_UNIT == 0 && row_bytes % GPU_TEXEL_BYTES == 0 &&
+           at % caps->texel_align == 0 && bytes / GPU_TEXEL_BYTES <= caps->max_texels;
 }
 
 uint32_t run_tile_rows(enum run_tile tile, const struct gpu_caps *caps)

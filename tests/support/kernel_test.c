@@ -4,6 +4,7 @@
 #include <stdio.h>
 
 #include "core/bits.h"
+#include "run/variants.h"
 #include "support/device.h"
 
 #define GUARD_WORDS 64
@@ -17,9 +18,11 @@
 #define KT_PROGRAM_matvec                     KT_DENSE
 #define KT_PROGRAM_matvec_sg                  KT_DENSE
 #define KT_PROGRAM_matvec_ln                  KT_DENSE
+#define KT_PROGRAM_matvec_tx KT_DENSE
 #define KT_PROGRAM_matvec_norm                KT_DENSE
 #define KT_PROGRAM_matvec_norm_sg             KT_DENSE
 #define KT_PROGRAM_matvec_norm_ln             KT_DENSE
+#define KT_PROGRAM_matvec_norm_tx KT_DENSE
 #define KT_PROGRAM_matmul                     KT_DENSE
 #define KT_PROGRAM_matmul_ln                  KT_DENSE
 #define KT_PROGRAM_rope_kv                    KT_ATTN
@@ -193,6 +196,8 @@ struct kt_cut kt_cut(enum gpu_kernel k, uint32_t wg, uint32_t rows)
     const char *name = gpu_kernel_info(k)->name;
     uint32_t subgroup = gpu_device_caps(dev)->subgroup_size;
 
+    if (strstr(name, "_tx"))
+        return (struct kt_cut){subgroup, RUN_TEXEL_ROWS};
     if (strstr(name, "_ln"))
         return (struct kt_cut){subgroup, (strstr(name, "tile") || strstr(name, "matmul") ? 8 : 4) * subgroup};
     return (struct kt_cut){wg, strstr(name, "_few") ? 4 : rows};
