@@ -323,7 +323,8 @@ typedef struct vkmoe_session vkmoe_session;
 
 #define VKMOE_TOP_MAX 64
 
-enum vkmoe_kv_type { VKMOE_KV_F16, VKMOE_KV_F32 };
+/* Q8_0: 8 bits with a scale for each 32 elements of a head, whose size must be a multiple of 32. */
+enum vkmoe_kv_type { VKMOE_KV_F16, VKMOE_KV_F32, VKMOE_KV_Q8_0 };
 
 /* What a session tells of its router besides its choices, for vkmoe_session_on_watch. */
 enum vkmoe_watch { VKMOE_WATCH_NONE, VKMOE_WATCH_ROUTER /* logits */, VKMOE_WATCH_EXPERTS /* and outputs */ };

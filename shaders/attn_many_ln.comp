@@ -4,7 +4,7 @@
  * has eight neighbouring elements of the head (and those WG units behind), the keys' weights are in shared
  * memory.
  * Grid: (N_HEADS, ceil(n_tokens / 16)). WG is the subgroup size, 8 or more. HEAD_DIM: a multiple of 8, at
- * most 256. Test: test_kernels_attn. */
+ * most 256. Caches in F32 or F16. Test: test_kernels_attn. */
 #version 450
 #extension GL_GOOGLE_include_directive : require
 #extension GL_KHR_shader_subgroup_ballot : require
@@ -38,8 +38,7 @@ layout(std430, set = 0, binding = 4) writeonly restrict buffer Out { vec4 data[]
 const uint KEYS = 8u * WG;
 const uint UNITS = HEAD_DIM / 8u; /* of eight elements */
 const uint ROUNDS = (UNITS + WG - 1u) / WG;
-const uint K_FORMAT = K_F16 != 0u ? FMT_F16 : FMT_F32;
-const uint K_BYTES = K_F16 != 0u ? 2u : 4u;
+const uint K_BYTES = K_CACHE == FMT_F16 ? 2u : 4u;
 
 shared vec4 weights[KEYS]; /* of the four queries */
 vec4 sums[ROUNDS * 8u];    /* of each element, the four queries */
@@ -49,7 +48,7 @@ vec8 load_v(uint pos, uint kv_head, uint unit)
 {
     uint i = (pos * N_KV + kv_head) * UNITS + unit;
     vec8 v;
-    if (V_F16 != 0u) {
+    if (V_CACHE == FMT_F16) {
         uvec4 w = vc4.data[i];
         v = vec8(halves_to_floats(w.xy), halves_to_floats(w.zw));
     } else {
@@ -106,7 +105,7 @@ void attend(uint t0, uint n_queries, uint head, uint pos)
     for (uint k0 = 0u; k0 <= last; k0 += KEYS) {
         uint key = k0 + gl_SubgroupInvocationID;
         mat4 a, b;
-        lanes_dot4(K_FORMAT, kv_head * HEAD_DIM * K_BYTES, N_KV * HEAD_DIM * K_BYTES, k0, last + 1u,
+        lanes_dot4(K_CACHE, kv_head * HEAD_DIM * K_BYTES, N_KV * HEAD_DIM * K_BYTES, k0, last + 1u,
                    HEAD_DIM, at, a, b);
         vec4 top = m;
         for (uint i = 0u; i < 4u; i++) {

@@ -1,6 +1,8 @@
 /* Rotates queries and keys by position STEP_POS + t, stores queries in qr, keys and values in the caches. qkv
  * row: N_HEADS queries, N_KV keys, N_KV values of HEAD_DIM (even) elements; elements from N_ROT on are
  * copied.
+ * A block of a cache in Q8_0 is done by the lane of its first elements; HEAD_DIM is a multiple of CACHE_ELEMS
+ * then.
  * Pairs: (2i, 2i + 1), with NEOX (i, i + N_ROT / 2); cos and sin come from a table of the host's.
  * Grid: (ceil(pairs / WG), n_tokens), two neighbouring elements of the output per lane. Test:
  * test_kernels_attn. */
@@ -21,6 +23,7 @@ layout(std430, set = 0, binding = 4) writeonly restrict buffer VCache { uint dat
 layout(std430, set = 0, binding = 5) readonly restrict buffer Rope { float data[]; } rope;
 
 #include "lib/half.glsl"
+#include "lib/math.glsl"
 
 const uint HALF_ROT = N_ROT / 2u;
 
@@ -40,6 +43,52 @@ float rotated(uint head, uint d, uint pos)
     return first ? v * c - u * s : v * c + u * s;
 }
 
+void put_word(bool value, uint at, uint word)
+{
+    if (value)
+        vc.data[at] = word;
+    else
+        kc.data[at] = word;
+}
+
+/* Elements at and at + 1 of a cache. */
+void put_pair(bool value, uint format, uint at, vec2 v)
+{
+    if (format == FMT_F16) {
+        put_word(value, at / 2u, floats_to_halves(v));
+    } else {
+        put_word(value, at, floatBitsToUint(v.x));
+        put_word(value, at + 1u, floatBitsToUint(v.y));
+    }
+}
+
+/* Elements at .. at + 31, as lib/cache.glsl reads them and as Q8_0 rounds: the scale is the largest / 127, in
+ * half precision; halves away from zero. What is not finite stays visible in the scale. */
+void put_block(bool value, uint at, uint head, uint d, uint pos)
+{
+    float v[CACHE_ELEMS];
+    float most = 0.0;
+    bool finite = true;
+
+    for (uint i = 0u; i < CACHE_ELEMS; i++) {
+        v[i] = value ? qkv.data[head + d + i] : rotated(head, d + i, pos);
+        finite = finite && bits_finite(floatBitsToUint(v[i]));
+        most = max(most, abs(v[i]));
+    }
+    float scale = most / 127.0, inverse = scale > 0.0 ? 1.0 / scale : 0.0;
+    uint block = at / CACHE_ELEMS * CACHE_WORDS;
+    for (uint i = 0u; i < 8u; i++) {
+        uint word = 0u;
+        for (uint j = 0u; j < 4u; j++) {
+            float q = v[4u * i + j] * inverse;
+            word |= (uint(int(q + (q < 0.0 ? -0.5 : 0.5))) & 0xffu) << (8u * j);
+        }
+        put_word(value, block + i, finite ? word : 0x01010101u);
+    }
+    put_word(value, block + CACHE_WORDS - 1u,
+             finite ? floatBitsToUint(half_to_float(float_to_half(scale))) : 0x7fc00000u);
+}
+
 void main()
 {
     const uint n_q = N_HEADS * HEAD_DIM;
@@ -50,31 +99,23 @@ void main()
     uint row = t * (n_q + 2u * n_kv);
     uint d = e % HEAD_DIM;
     uint head = row + e - d;
+    bool value = e >= n_q + n_kv;
+    uint format = value ? V_CACHE : K_CACHE;
 
     if (e >= n_q + 2u * n_kv)
         return;
-    if (e >= n_q + n_kv) {
-        uint at = pos * n_kv + e - n_q - n_kv;
-        vec2 v = vec2(qkv.data[row + e], qkv.data[row + e + 1u]);
-        if (V_F16 != 0u) {
-            vc.data[at / 2u] = floats_to_halves(v);
-        } else {
-            vc.data[at] = floatBitsToUint(v.x);
-            vc.data[at + 1u] = floatBitsToUint(v.y);
-        }
+    uint at = pos * n_kv + e - n_q - (value ? n_kv : 0u); /* in the cache */
+    if (e >= n_q && format == FMT_Q8_0) {
+        if (d % CACHE_ELEMS == 0u)
+            put_block(value, at, head, d, pos);
         return;
     }
-    vec2 v = vec2(rotated(head, d, pos), rotated(head, d + 1u, pos));
-    if (e < n_q) {
-        qr.data[t * n_q + e] = v.x;
-        qr.data[t * n_q + e + 1u] = v.y;
+    vec2 v = value ? vec2(qkv.data[row + e], qkv.data[row + e + 1u])
+                   : vec2(rotated(head, d, pos), rotated(head, d + 1u, pos));
+    if (e >= n_q) {
+        put_pair(value, format, at, v);
         return;
     }
-    uint at = pos * n_kv + e - n_q;
-    if (K_F16 != 0u) {
-        kc.data[at / 2u] = floats_to_halves(v);
-    } else {
-        kc.data[at] = floatBitsToUint(v.x);
-        kc.data[at + 1u] = floatBitsToUint(v.y);
-    }
+    qr.data[t * n_q + e] = v.x;
+    qr.data[t * n_q + e + 1u] = v.y;
 }

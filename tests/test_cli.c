@@ -193,7 +193,7 @@ static void test_wrong_usage(void **state)
         {"token id 1", {"run", "--tokens", "99999999999"}},
         {"token id 1", {"run", "--tokens", "1 2"}},
         {"no text to force", {"run", "-p", "x", "--force", "/dev/null"}},
-        {"-ctk", {"run", "-p", "x", "-ctk", "q8_0"}},
+        {"-ctk", {"run", "-p", "x", "-ctk", "q4_0"}},
         {"-ctv", {"eval", "-f", "/proc/self/status", "-ctv", "F32"}},
         {"one of", {"logits", "-o", "x.npy"}},
         {"one of", {"logits", "-p", "x", "--tokens", "1", "-o", "x.npy"}},

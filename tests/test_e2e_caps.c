@@ -210,7 +210,8 @@ static void test_context(void **state)
     device_open(&c, golden_model("emo-nano", MDL_BF16),
                 &(struct device_params){.caps = "range=1M,buffers=8", .lazy = true});
     for (int f16 = 0; f16 < 2; f16++) {
-        struct run_session_params p = {.n_ctx = 1000000, .k_f16 = f16, .v_f16 = f16};
+        struct run_session_params p = {
+            .n_ctx = 1000000, .k_type = f16 ? MDL_F16 : MDL_F32, .v_type = f16 ? MDL_F16 : MDL_F32};
         struct vkmoe_err err = {0};
         struct run_session *s;
         uint32_t most;
@@ -319,14 +320,10 @@ static void test_subgroup_sizes(void **state)
 int main(int argc, char **argv)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_q8_0),
-        cmocka_unit_test(test_q4_0),
-        cmocka_unit_test(test_f16),
-        cmocka_unit_test(test_f32),
-        cmocka_unit_test(test_small_heap),
-        cmocka_unit_test(test_context),
-        cmocka_unit_test(test_rounding),
-        cmocka_unit_test(test_subgroup_sizes),
+        cmocka_unit_test(test_q8_0),       cmocka_unit_test(test_q4_0),
+        cmocka_unit_test(test_f16),        cmocka_unit_test(test_f32),
+        cmocka_unit_test(test_small_heap), cmocka_unit_test(test_context),
+        cmocka_unit_test(test_rounding),   cmocka_unit_test(test_subgroup_sizes),
     };
     uint32_t size = argc == 3 && !strcmp(argv[1], "--subgroup") ? (uint32_t)strtoul(argv[2], NULL, 10) : 0;
     const struct CMUnitTest children[] = {cmocka_unit_test_prestate(child, &size)};

@@ -152,7 +152,9 @@ static void check(enum mdl_type type, bool f16, bool few, double limit)
     double reference = 0, tokens = 0, ratio, wanted;
 
     device_open(&c, model_path(type), &(struct device_params){0});
-    s = device_session(&c, &(struct run_session_params){.n_ctx = 1024, .k_f16 = f16, .v_f16 = f16});
+    s = device_session(&c, &(struct run_session_params){.n_ctx = 1024,
+                                                        .k_type = f16 ? MDL_F16 : MDL_F32,
+                                                        .v_type = f16 ? MDL_F16 : MDL_F32});
     score.vocab = c.model->mdl->config.vocab_size;
     wanted = few ? device_slow(&c) ? N_FEW_SLOW : N_FEW : N_TOKENS;
     for (uint32_t i = 0; i < texts.n_documents && tokens < wanted; i++) {

@@ -497,7 +497,8 @@ static bool keep_row(void *user, size_t index, const float *logits)
 static void test_nan_embedding(void **state)
 {
     const uint32_t n = COR_COUNT(text), at = 8;
-    const struct run_session_params sp = {.n_ctx = 64}, f16 = {.n_ctx = 64, .k_f16 = true, .v_f16 = true};
+    const struct run_session_params sp = {.n_ctx = 64},
+                                    f16 = {.n_ctx = 64, .k_type = MDL_F16, .v_type = MDL_F16};
     struct rows clean = {0}, spoilt = {0};
     struct device_case c;
     struct copy k;

@@ -31,8 +31,10 @@ static void check_prompt(struct device_case *c, const struct golden *g, const st
     const struct golden_run *run = k->sub ? &g->sub : &g->full;
     const uint32_t *allowed = k->sub ? g->allowed : NULL;
     struct run_session *s =
-        device_session(c, &(struct run_session_params){
-                              .n_ctx = g->n_tokens, .k_f16 = k->kv_f16, .v_f16 = k->kv_f16, .slow = true});
+        device_session(c, &(struct run_session_params){.n_ctx = g->n_tokens,
+                                                       .k_type = k->kv_f16 ? MDL_F16 : MDL_F32,
+                                                       .v_type = k->kv_f16 ? MDL_F16 : MDL_F32,
+                                                       .slow = true});
     struct golden_routes flips = {.any_margin = k->kv_f16};
     struct golden_diff diff = {0};
     struct vkmoe_err err = {0};

@@ -438,7 +438,7 @@ static float *small_run(struct device_case *c, const struct run_session_params *
 /* The same with every expert resident and chunks of the same size. */
 static float *large_run(const char *path, uint32_t chunk)
 {
-    const struct run_session_params sp = {.n_ctx = 512, .chunk = chunk, .k_f16 = true, .v_f16 = true};
+    const struct run_session_params sp = {.n_ctx = 512, .chunk = chunk, .k_type = MDL_F16, .v_type = MDL_F16};
     struct device_case c;
     float *logits;
 
@@ -454,7 +454,7 @@ static void test_small_heap(void **state)
 {
     const char *caps = "range=1M,buffers=8,heap=12M";
     const char *path = golden_model("emo-nano", MDL_Q8_0);
-    const struct run_session_params sp = {.n_ctx = 512, .k_f16 = true, .v_f16 = true};
+    const struct run_session_params sp = {.n_ctx = 512, .k_type = MDL_F16, .v_type = MDL_F16};
     struct run_model_params mp = {.pool_budget = 11u << 20};
     struct vkmoe_err err = {0};
     struct run_model *m;

@@ -55,7 +55,9 @@ struct pass {
 static struct pass run_pass(uint32_t n, uint32_t step, bool f16, bool slow)
 {
     struct run_session *s = device_session(
-        &shared_case, &(struct run_session_params){.n_ctx = n, .k_f16 = f16, .v_f16 = f16, .slow = slow});
+        &shared_case,
+        &(struct run_session_params){
+            .n_ctx = n, .k_type = f16 ? MDL_F16 : MDL_F32, .v_type = f16 ? MDL_F16 : MDL_F32, .slow = slow});
     struct pass p = {0};
 
     if (slow) {
@@ -322,6 +324,65 @@ static void test_lazy_experts_segments(void **state)
     check_lazy("range=1M,buffers=8");
 }
 
+/* Sum of the squares of a - b. */
+static double distance(const float *a, const float *b)
+{
+    double sum = 0;
+
+    for (uint32_t i = 0; i < vocab(); i++)
+        sum += ((double)a[i] - b[i]) * ((double)a[i] - b[i]);
+    return sum;
+}
+
+/* A prompt and single tokens with a cache in Q8_0 against the reference, which rounds in the same way. What
+ * lies between two steps may go to either, and what follows from it rounds otherwise too: most tokens, not
+ * all, are nearer to that reference than half of what rounding does. */
+static void test_cache_q8_0(void **state)
+{
+    enum { PROMPT = 40, N = 48 };
+    const struct run_session_params sp = {.n_ctx = N, .k_type = MDL_Q8_0, .v_type = MDL_Q8_0};
+    const struct mdl_ref_params rp = {.n_ctx = N, .kv = MDL_Q8_0}, exact = {.n_ctx = N};
+    struct run_session *s;
+    float *want, *plain, *all;
+    double err2 = 0, power = 0;
+    struct mdl_ref *rounds, *does_not;
+    struct vkmoe_err err = {0};
+    uint32_t near = 0;
+
+    (void)state;
+    if (device_slow(&shared_case)) /* its kernels are tested alone there */
+        return;
+    s = device_session(&shared_case, &sp);
+    want = cor_array(vocab(), sizeof(float));
+    plain = cor_array(vocab(), sizeof(float));
+    test_ok(mdl_ref_create(&rounds, shared_case.model->mdl, &rp, &err), &err);
+    test_ok(mdl_ref_create(&does_not, shared_case.model->mdl, &exact, &err), &err);
+    all = device_feed_all(&shared_case, s, text, PROMPT);
+    for (uint32_t t = 0; t < N; t++) {
+        const float *got = all + (size_t)t * vocab();
+
+        if (t >= PROMPT) {
+            device_feed(s, text + t, 1);
+            got = run_session_logits(s);
+        }
+        test_ok(mdl_ref_feed(rounds, text[t], want, NULL, &err), &err);
+        test_ok(mdl_ref_feed(does_not, text[t], plain, NULL, &err), &err);
+        err2 += distance(got, want);
+        near += distance(got, want) < distance(plain, want) / 2;
+        for (uint32_t i = 0; i < vocab(); i++)
+            power += (double)want[i] * want[i];
+    }
+    print_message("cache in q8_0: error %g, %u of %u tokens near\n", err2 / power, near, N);
+    assert_true(err2 / power <= 1e-5);
+    assert_true(near >= N * 3 / 4);
+    mdl_ref_destroy(rounds);
+    mdl_ref_destroy(does_not);
+    cor_free(want);
+    cor_free(plain);
+    cor_free(all);
+    run_session_destroy(s);
+}
+
 static void test_one_submit_per_token(void **state)
 {
     struct run_session *s = device_session(&shared_case, &(struct run_session_params){.n_ctx = 64});
@@ -471,6 +532,7 @@ int main(void)
         cmocka_unit_test(test_prefill_f32),
         cmocka_unit_test(test_short_chunks),
         cmocka_unit_test(test_prefill_f16),
+        cmocka_unit_test(test_cache_q8_0),
         cmocka_unit_test(test_same_bits),
         cmocka_unit_test(test_last_row),
         cmocka_unit_test(test_lazy_experts),

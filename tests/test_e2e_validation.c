@@ -34,7 +34,7 @@ static bool have_layer(const struct device_case *c)
 static void use_sessions(struct device_case *c, const int32_t *text)
 {
     const struct run_session_params usual = {.n_ctx = 128},
-                                    f16 = {.n_ctx = 128, .k_f16 = true, .v_f16 = true, .n_top = 5},
+                                    f16 = {.n_ctx = 128, .k_type = MDL_F16, .v_type = MDL_F16, .n_top = 5},
                                     slow = {.n_ctx = 16, .slow = true},
                                     doc = {.n_ctx = 64,
                                            .chunk = 12,

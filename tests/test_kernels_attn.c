@@ -1,6 +1,7 @@
 /* Attention kernels against plain C in double: rope_kv, attn_one, attn_many. */
 #include <math.h>
 #include <stdio.h>
+#include <string.h>
 
 #include "support/kernel_test.h"
 
@@ -10,8 +11,13 @@
 
 struct shape {
     uint32_t head_dim, n_heads, n_kv, n_rot;
-    bool neox, k_f16, v_f16;
+    bool neox;
+    enum mdl_type k, v; /* of the caches */
 };
+
+#define F32 MDL_F32
+#define F16 MDL_F16
+#define Q8  MDL_Q8_0
 
 /* One cache: values as the kernels should see them, and the words that hold them. */
 struct cache {
@@ -20,19 +26,39 @@ struct cache {
     size_t n_words;
 };
 
-static void cache_make(struct cache *c, size_t n, bool f16)
+static size_t cache_words(size_t n, enum mdl_type type)
+{
+    return type == MDL_Q8_0 ? n / CACHE_ELEMS * CACHE_WORDS : type == MDL_F16 ? n / 2 : n;
+}
+
+/* Block of 32 elements as a cache in Q8_0 has it, and what it stands for. */
+static void cache_block(float *values, uint32_t *words)
+{
+    uint8_t block[34];
+    uint16_t d;
+
+    mdl_quant_row(MDL_Q8_0, values, block, CACHE_ELEMS);
+    mdl_dequant_row(MDL_Q8_0, block, values, CACHE_ELEMS);
+    memcpy(&d, block, sizeof(d));
+    memcpy(words, block + 2, CACHE_ELEMS);
+    words[CACHE_WORDS - 1] = kt_bits(mdl_half_to_float(d));
+}
+
+static void cache_make(struct cache *c, size_t n, enum mdl_type type)
 {
     c->values = kt_floats(n);
-    c->n_words = f16 ? n / 2 : n;
+    c->n_words = cache_words(n, type);
     c->words = kt_words(c->n_words);
     for (size_t i = 0; i < n; i++) {
         uint16_t h = mdl_float_to_half(c->values[i]);
 
-        if (f16) {
+        if (type == MDL_F16) {
             c->values[i] = mdl_half_to_float(h);
             c->words[i / 2] |= (uint32_t)h << (i % 2 * 16);
-        } else {
+        } else if (type == MDL_F32) {
             c->words[i] = kt_bits(c->values[i]);
+        } else if (i % CACHE_ELEMS == 0) {
+            cache_block(c->values + i, c->words + i / CACHE_ELEMS * CACHE_WORDS);
         }
     }
 }
@@ -61,33 +87,48 @@ static double rotated(const struct shape *s, const float *head, uint32_t d, cons
     return (double)head[d] * rope[2 * i] + (double)head[other] * rope[2 * i + 1];
 }
 
-static float cached(const uint32_t *words, size_t i, bool f16)
+static float cached(const uint32_t *words, size_t i, enum mdl_type type)
 {
-    return f16 ? mdl_half_to_float((uint16_t)(words[i / 2] >> (i % 2 * 16))) : kt_float(words[i]);
+    const uint32_t *block = words + i / CACHE_ELEMS * CACHE_WORDS;
+    int8_t q[CACHE_ELEMS];
+
+    if (type == MDL_Q8_0) {
+        memcpy(q, block, sizeof(q));
+        return (float)q[i % CACHE_ELEMS] * kt_float(block[CACHE_WORDS - 1]);
+    }
+    return type == MDL_F16 ? mdl_half_to_float((uint16_t)(words[i / 2] >> (i % 2 * 16))) : kt_float(words[i]);
 }
 
-/* Within half a unit in the last place of a half, or within f32 rounding. */
-static void check_cached(const char *what, double got, double want, bool f16)
+/* n elements from `at` on: within half a unit in the last place of a half, within f32 rounding, or within
+ * half a step of the block and what its scale in half precision adds. */
+static void check_cached(const char *what, const uint32_t *words, size_t at, const double *want, uint32_t n,
+                         enum mdl_type type)
 {
-    double unit = f16 ? fmax(ldexp(fabs(want), -11), ldexp(1, -25)) : ldexp(1, -23);
+    for (uint32_t i = 0; i < n; i++) {
+        const double got = cached(words, at + i, type);
+        double unit = type == MDL_F16 ? fmax(ldexp(fabs(want[i]), -11), ldexp(1, -25)) : ldexp(1, -23);
 
-    if (!(fabs(got - want) <= unit * 1.001))
-        fail_msg("rope_kv: %s is %.9g, expected %.9g", what, got, want);
+        for (uint32_t j = i / CACHE_ELEMS * CACHE_ELEMS;
+             type == MDL_Q8_0 && j < i / CACHE_ELEMS * CACHE_ELEMS + 32; j++)
+            unit = fmax(unit, fabs(want[j]) / 127 * 0.54);
+        if (!(fabs(got - want[i]) <= unit * 1.001))
+            fail_msg("rope_kv: %s is %.9g, expected %.9g", what, got, want[i]);
+    }
 }
 
 static void rope_case(const struct shape *s, uint32_t wg, uint32_t pos, uint32_t n_tokens)
 {
-    const struct spec_rope spec = {wg,       s->head_dim, s->n_heads, s->n_kv,
-                                   s->n_rot, s->neox,     s->k_f16,   s->v_f16};
+    const struct spec_rope spec = {wg, s->head_dim, s->n_heads, s->n_kv, s->n_rot, s->neox, s->k, s->v};
     uint32_t n_q = s->n_heads * s->head_dim, n_kv = s->n_kv * s->head_dim, row = n_q + 2 * n_kv,
              half = s->n_rot / 2;
     uint32_t n_pos = pos + n_tokens;
-    size_t k_words = (size_t)n_pos * n_kv / (s->k_f16 ? 2 : 1),
-           v_words = (size_t)n_pos * n_kv / (s->v_f16 ? 2 : 1);
+    size_t k_words = cache_words((size_t)n_pos * n_kv, s->k),
+           v_words = cache_words((size_t)n_pos * n_kv, s->v);
     uint32_t *state = kt_state(n_tokens, pos, 0, 1), *k = kt_words(k_words), *v = kt_words(v_words);
     float *qkv = kt_floats((size_t)n_tokens * row), *q = kt_floats((size_t)n_tokens * n_q);
     float *rope = kt_floats((size_t)n_pos * half * 2 + 1);
     double *want = cor_array((size_t)n_tokens * n_q, sizeof(*want));
+    double *keys = cor_array(2 * (size_t)n_kv, sizeof(*keys)), *values = keys + n_kv;
     struct kt_buf bufs[] = {{state, STEP_TOKENS * 4, KT_IN, false},
                             {qkv, (size_t)n_tokens * row * 4, KT_IN, false},
                             {q, (size_t)n_tokens * n_q * 4, KT_OUT, false},
@@ -102,13 +143,11 @@ static void rope_case(const struct shape *s, uint32_t wg, uint32_t pos, uint32_t
         for (uint32_t e = 0; e < n_q; e++)
             want[(size_t)t * n_q + e] = rotated(s, in + e / s->head_dim * s->head_dim, e % s->head_dim, turn);
         for (uint32_t e = 0; e < n_kv; e++) {
-            size_t at = (size_t)(pos + t) * n_kv + e;
-
-            check_cached("key", cached(k, at, s->k_f16),
-                         rotated(s, in + n_q + e / s->head_dim * s->head_dim, e % s->head_dim, turn),
-                         s->k_f16);
-            check_cached("value", cached(v, at, s->v_f16), in[n_q + n_kv + e], s->v_f16);
+            keys[e] = rotated(s, in + n_q + e / s->head_dim * s->head_dim, e % s->head_dim, turn);
+            values[e] = in[n_q + n_kv + e];
         }
+        check_cached("key", k, (size_t)(pos + t) * n_kv, keys, n_kv, s->k);
+        check_cached("value", v, (size_t)(pos + t) * n_kv, values, n_kv, s->v);
     }
     for (size_t i = 0; i < k_words / n_pos * pos; i++)
         assert_int_equal(k[i], KT_POISON); /* earlier positions stay */
@@ -122,15 +161,15 @@ static void rope_case(const struct shape *s, uint32_t wg, uint32_t pos, uint32_t
     cor_free(q);
     cor_free(rope);
     cor_free(want);
+    cor_free(keys);
 }
 
 static void test_rope(void **unused)
 {
     static const struct shape shapes[] = {
-        {64, 4, 2, 64, false, true, true}, {64, 4, 2, 64, true, false, false},
-        {6, 3, 3, 6, true, true, false},   {10, 2, 1, 6, true, false, true},
-        {10, 2, 1, 6, false, true, true},  {2, 1, 1, 2, false, false, false},
-        {4, 1, 1, 0, false, true, true},
+        {64, 4, 2, 64, false, F16, F16}, {64, 4, 2, 64, true, F32, F32}, {6, 3, 3, 6, true, F16, F32},
+        {10, 2, 1, 6, true, F32, F16},   {10, 2, 1, 6, false, F16, F16}, {2, 1, 1, 2, false, F32, F32},
+        {4, 1, 1, 0, false, F16, F16},   {64, 4, 2, 64, true, Q8, Q8},   {96, 2, 1, 32, false, F16, Q8},
     };
 
     (void)unused;
@@ -167,6 +206,34 @@ static void test_rope_halves(void **unused)
         assert_int_equal(k[i / 2] >> (i % 2 * 16) & 0xffff, got);
     }
     cor_free(state);
+}
+
+/* Q8_0: the same bits as the encoder where nothing is rotated; what is not finite stays visible. */
+static void test_rope_blocks(void **unused)
+{
+    enum { N = 96 };
+    const struct spec_rope spec = {32, N, 1, 1, 0, 0, Q8, Q8};
+    uint32_t *state = kt_state(1, 0, 0, 1), k[N / CACHE_ELEMS * CACHE_WORDS], v[COR_COUNT(k)],
+             want[COR_COUNT(k)];
+    float *qkv = kt_floats(3 * N), q[N], rope[2] = {1, 0};
+    struct kt_buf bufs[] = {{state, STEP_TOKENS * 4, KT_IN, false}, {qkv, 3 * N * 4, KT_IN, false},
+                            {q, sizeof(q), KT_OUT, false},          {k, sizeof(k), KT_OUT, false},
+                            {v, sizeof(v), KT_OUT, false},          {rope, sizeof(rope), KT_IN, false}};
+
+    (void)unused;
+    memset(qkv + 2 * N + 32, 0, 32 * sizeof(*qkv));
+    qkv[N + 40] = NAN;
+    qkv[N + 70] = -INFINITY;
+    KT_RUN(GPU_K_rope_kv, spec, NULL, bufs, (3 * N / 2 + 31) / 32, 1, 1);
+    cor_free(state);
+    for (uint32_t b = 0; b < N / CACHE_ELEMS; b++)
+        cache_block(qkv + 2 * N + b * CACHE_ELEMS, want + b * CACHE_WORDS);
+    for (size_t i = 0; i < COR_COUNT(want); i++)
+        assert_int_equal(v[i], want[i]);
+    assert_true(isfinite(kt_float(k[CACHE_WORDS - 1])));
+    for (uint32_t e = CACHE_ELEMS; e < N; e++)
+        assert_true(isnan(cached(k, e, Q8)));
+    cor_free(qkv);
 }
 
 /* ---- attention
@@ -217,8 +284,8 @@ static void attn_make(struct attn_data *a, const struct shape *s, uint32_t pos, 
     size_t n_cache = (size_t)(pos + n_tokens) * s->n_kv * s->head_dim;
 
     a->n_out = (size_t)n_tokens * s->n_heads * s->head_dim;
-    cache_make(&a->k, n_cache, s->k_f16);
-    cache_make(&a->v, n_cache, s->v_f16);
+    cache_make(&a->k, n_cache, s->k);
+    cache_make(&a->v, n_cache, s->v);
     a->state = kt_state(n_tokens, pos, 0, 1);
     a->q = kt_floats(a->n_out);
     a->out = kt_floats(a->n_out);
@@ -240,9 +307,8 @@ static void attn_free(struct attn_data *a)
 
 static struct spec_attn attn_spec(const struct shape *s, uint32_t wg, uint32_t n_splits)
 {
-    return (struct spec_attn){
-        wg,       s->head_dim, s->n_heads, s->n_kv, kt_bits((float)(1 / sqrt(s->head_dim))),
-        s->k_f16, s->v_f16,    n_splits};
+    return (struct spec_attn){wg,   s->head_dim, s->n_heads, s->n_kv, kt_bits((float)(1 / sqrt(s->head_dim))),
+                              s->k, s->v,        n_splits};
 }
 
 static void attn_one_case(enum gpu_kernel k, const struct shape *s, uint32_t wg, uint32_t pos)
@@ -279,15 +345,15 @@ static void test_attn_one(void **unused)
 {
     static const enum gpu_kernel kernels[2] = {GPU_K_attn_one, GPU_K_attn_one_sg};
     static const struct shape shapes[] = {
-        {64, 4, 2, 0, false, true, true},  {64, 2, 1, 0, false, false, true},
-        {2, 1, 1, 0, false, true, false},  {80, 3, 3, 0, false, false, false},
-        {256, 2, 1, 0, false, true, true},
+        {64, 4, 2, 0, false, F16, F16}, {64, 2, 1, 0, false, F32, F16},  {2, 1, 1, 0, false, F16, F32},
+        {80, 3, 3, 0, false, F32, F32}, {256, 2, 1, 0, false, F16, F16}, {96, 4, 2, 0, false, Q8, Q8},
     };
     static const struct {
         uint32_t shape, wg, pos;
     } cases[] = {{0, 128, 0},          {0, 128, 1},  {0, 128, ATTN_SPLIT - 1},
                  {0, 128, ATTN_SPLIT}, {1, 32, 299}, {2, 64, 5},
-                 {3, 64, 130},         {4, 64, 40},  {0, 32, 20 * ATTN_SPLIT + 9}};
+                 {3, 64, 130},         {4, 64, 40},  {0, 32, 20 * ATTN_SPLIT + 9},
+                 {5, 128, 139}};
 
     (void)unused;
     for (int v = 0; v < 2; v++)
@@ -318,14 +384,14 @@ static void attn_many_case(enum gpu_kernel k, const struct shape *s, uint32_t po
 static void test_attn_many(void **unused)
 {
     static const struct shape shapes[] = {
-        {64, 4, 2, 0, false, true, true},    {6, 2, 1, 0, false, false, true},
-        {80, 3, 3, 0, false, false, false},  {256, 2, 1, 0, false, true, false},
-        {130, 1, 1, 0, false, false, false},
+        {64, 4, 2, 0, false, F16, F16},  {6, 2, 1, 0, false, F32, F16},   {80, 3, 3, 0, false, F32, F32},
+        {256, 2, 1, 0, false, F16, F32}, {130, 1, 1, 0, false, F32, F32}, {32, 2, 1, 0, false, Q8, F32},
+        {64, 2, 2, 0, false, F16, Q8},
     };
     static const struct {
         uint32_t shape, pos, n_tokens;
-    } cases[] = {{0, 0, 1},  {0, 129, 17}, {0, 0, 33}, {0, 31, 16},
-                 {1, 3, 50}, {3, 20, 18},  {2, 64, 5}, {4, 0, 64}};
+    } cases[] = {{0, 0, 1},   {0, 129, 17}, {0, 0, 33}, {0, 31, 16}, {1, 3, 50},
+                 {3, 20, 18}, {2, 64, 5},   {4, 0, 64}, {5, 9, 40},  {6, 2, 19}};
 
     (void)unused;
     for (uint32_t i = 0; i < COR_COUNT(cases); i++)
@@ -333,7 +399,7 @@ static void test_attn_many(void **unused)
             const struct shape *s = &shapes[cases[i].shape];
             enum gpu_kernel k = v ? GPU_K_attn_many_ln : GPU_K_attn_many;
 
-            if ((v == 0 || s->head_dim % 8 == 0) && kt_usable(k))
+            if ((v == 0 || (s->head_dim % 8 == 0 && s->k != Q8 && s->v != Q8)) && kt_usable(k))
                 attn_many_case(k, s, cases[i].pos, cases[i].n_tokens);
         }
 }
@@ -341,7 +407,7 @@ static void test_attn_many(void **unused)
 /* NaN in what a query sees ends in NaN, not in a silent number. */
 static void attn_nan_case(enum gpu_kernel k)
 {
-    const struct shape s = {8, 1, 1, 0, false, false, false};
+    const struct shape s = {8, 1, 1, 0, false, F32, F32};
     const struct spec_attn spec = attn_spec(&s, kt_cut(k, 128, 0).wg, 1);
     struct attn_data a;
 
@@ -370,8 +436,9 @@ static void test_attn_nan(void **unused)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_rope),      cmocka_unit_test(test_rope_halves), cmocka_unit_test(test_attn_one),
-        cmocka_unit_test(test_attn_many), cmocka_unit_test(test_attn_nan),
+        cmocka_unit_test(test_rope),        cmocka_unit_test(test_rope_halves),
+        cmocka_unit_test(test_rope_blocks), cmocka_unit_test(test_attn_one),
+        cmocka_unit_test(test_attn_many),   cmocka_unit_test(test_attn_nan),
     };
 
     return kt_main(KT_ATTN, tests, COR_COUNT(tests));

@@ -7,7 +7,7 @@
 
 static const enum mdl_type formats[] = {MDL_F32, MDL_F16, MDL_BF16, MDL_Q8_0, MDL_Q4_0};
 /* Blocks that rows on lanes know nothing of. */
-static const enum mdl_type others[] = {MDL_Q4_1, MDL_Q5_0, MDL_Q5_1,   MDL_Q2_K, MDL_Q3_K,
+static const enum mdl_type others[] = {MDL_Q4_1, MDL_Q5_0, MDL_Q5_1, MDL_Q2_K,   MDL_Q3_K,
                                        MDL_Q4_K, MDL_Q5_K, MDL_Q6_K, MDL_IQ4_NL, MDL_MXFP4};
 
 static struct kt_buf in(const void *data, size_t bytes)
@@ -598,11 +598,11 @@ static void test_topk(void **unused)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_embed),        cmocka_unit_test(test_embed_all_halves),
-        cmocka_unit_test(test_embed_scales), cmocka_unit_test(test_rmsnorm),
-        cmocka_unit_test(test_matvec),       cmocka_unit_test(test_matvec_norm),
-        cmocka_unit_test(test_matmul),       cmocka_unit_test(test_swiglu),
-        cmocka_unit_test(test_topk),         cmocka_unit_test(test_other_embed),
+        cmocka_unit_test(test_embed),          cmocka_unit_test(test_embed_all_halves),
+        cmocka_unit_test(test_embed_scales),   cmocka_unit_test(test_rmsnorm),
+        cmocka_unit_test(test_matvec),         cmocka_unit_test(test_matvec_norm),
+        cmocka_unit_test(test_matmul),         cmocka_unit_test(test_swiglu),
+        cmocka_unit_test(test_topk),           cmocka_unit_test(test_other_embed),
         cmocka_unit_test(test_other_products),
     };
 

@@ -16,7 +16,7 @@
 static struct mdl_ref *make_ref(const struct mdl_model *m, const uint32_t *allowed, bool kv_f16,
                                 uint32_t n_ctx)
 {
-    struct mdl_ref_params p = {.n_ctx = n_ctx, .kv_f16 = kv_f16, .allowed = allowed};
+    struct mdl_ref_params p = {.n_ctx = n_ctx, .kv = kv_f16 ? MDL_F16 : MDL_F32, .allowed = allowed};
     struct vkmoe_err err;
     struct mdl_ref *r;
 

@@ -1,11 +1,11 @@
-/* The core of lib/rows.glsl for narrow devices that read texel buffers faster than storage buffers: each lane
- * keeps 256 elements of the input, and the matrix rows go by, sixteen bytes at a load. A team of lanes holds an
- * input row of up to 256 WG elements (longer ones take several passes), the workgroup's teams take neighbouring
- * rows. For blocks of 32 (Q8_0, Q4_0) in rows of whole multiples of 256; f32 sums.
- * Quants stay where they stand in their word: an integer whose lower bits are masked off is 2^p times as large,
- * so the kept element is 2^-p times as large; what is subtracted from every quant is subtracted once for a
- * block, times the sum of its elements.
- * Before inclusion: LOAD_X4(i), elements 4 i .. 4 i + 3 of the input; TEXELS(i), texel i of the weights, uvec4;
+/* The core of lib/rows.glsl for narrow devices that read texel buffers faster than storage buffers: each
+ * lane keeps 256 elements of the input, and the matrix rows go by, sixteen bytes at a load. A team of lanes
+ * holds an input row of up to 256 WG elements (longer ones take several passes), the workgroup's teams take
+ * neighbouring rows. For blocks of 32 (Q8_0, Q4_0) in rows of whole multiples of 256; f32 sums.
+ * Quants stay where they stand in their word: an integer whose lower bits are masked off is 2^p times as
+ * large, so the kept element is 2^-p times as large; what is subtracted from every quant is subtracted once
+ * for a block, times the sum of its elements.
+ * Before inclusion: LOAD_X4(i), elements 4 i .. 4 i + 3 of the input; TEXELS(i), texel i of the weights;
  * TEXELS_PUT(row, sum, first), which a lane calls for each sum of a row and pass; WG, a power of two and one
  * subgroup; ROWS, a multiple of WG. */
 #ifndef LIB_TEXELS_GLSL

@@ -112,15 +112,15 @@ PUSH_END(push_tags, 8)
     X(6, aligned, ALIGNED) X(7, eps_bits, EPS_BITS)
 
 /* qkv row: n_heads * head_dim queries, n_kv * head_dim keys, n_kv * head_dim values. neox: pairs (i, i +
- * n_rot/2) instead of (2i, 2i + 1). k_f16, v_f16: cache words hold two halves, else one float. */
+ * n_rot/2) instead of (2i, 2i + 1). k_cache, v_cache: formats of the caches, FMT_F32, FMT_F16 or FMT_Q8_0. */
 #define SPEC_ROPE(X)                                                                                         \
     X(0, wg, WG) X(1, head_dim, HEAD_DIM) X(2, n_heads, N_HEADS) X(3, n_kv, N_KV) X(4, n_rot, N_ROT)         \
-    X(5, neox, NEOX) X(6, k_f16, K_F16) X(7, v_f16, V_F16)
+    X(5, neox, NEOX) X(6, k_cache, K_CACHE) X(7, v_cache, V_CACHE)
 
 /* scale_bits: bits of 1 / sqrt(head_dim). n_splits: splits reserved per head in the partial results. */
 #define SPEC_ATTN(X)                                                                                         \
     X(0, wg, WG) X(1, head_dim, HEAD_DIM) X(2, n_heads, N_HEADS) X(3, n_kv, N_KV)                            \
-    X(4, scale_bits, SCALE_BITS) X(5, k_f16, K_F16) X(6, v_f16, V_F16) X(7, n_splits, N_SPLITS)
+    X(4, scale_bits, SCALE_BITS) X(5, k_cache, K_CACHE) X(6, v_cache, V_CACHE) X(7, n_splits, N_SPLITS)
 
 /* norm: weights divided by their sum; scale_bits: bits of the factor on the weights. */
 #define SPEC_ROUTER(X)                                                                                       \

@@ -72,6 +72,14 @@
 #define ATTN_SPLIT 128 /* cached positions per workgroup of attn_one */
 #define ATTN_QUERIES 16 /* queries per workgroup of attn_many */
 
+/* A block of the cache in Q8_0 (lib/cache.glsl): elements and words. */
+#define CACHE_ELEMS 32u
+#define CACHE_WORDS 9u
+/* Bytes of n elements of a cache, whole blocks. */
+#define CACHE_BYTES(format, n)                                       \
+    ((format) == FMT_Q8_0 ? (n) / CACHE_ELEMS * CACHE_WORDS * 4u     \
+                          : (n) * ((format) == FMT_F16 ? 2u : 4u))
+
 /* GGUF type numbers, as in model/quant.h. */
 #define FMT_F32 0
 #define FMT_F16 1

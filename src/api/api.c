@@ -171,6 +171,11 @@ void vkmoe_device_reset_times(vkmoe_device *dev)
 /* ---- model
  * -------------------------------------------------------------------------------------------------- */
 
+static enum mdl_type kv_type(enum vkmoe_kv_type t)
+{
+    return t == VKMOE_KV_F32 ? MDL_F32 : t == VKMOE_KV_Q8_0 ? MDL_Q8_0 : MDL_F16;
+}
+
 static struct run_session_params session_params(const struct vkmoe_session_params *params,
                                                 const struct mdl_config *c)
 {
@@ -180,9 +185,9 @@ static struct run_session_params session_params(const struct vkmoe_session_param
 
     return (struct run_session_params){.n_ctx = p->n_ctx ? p->n_ctx : usual,
                                        .chunk = p->n_chunk,
-                                       .k_f16 = p->kv_k == VKMOE_KV_F16,
+                                       .k_type = kv_type(p->kv_k),
                                        .fast_math = p->fast_math,
-                                       .v_f16 = p->kv_v == VKMOE_KV_F16,
+                                       .v_type = kv_type(p->kv_v),
                                        .watch = p->watch,
                                        .doc_experts = p->doc_experts,
                                        .doc_refresh = p->doc_refresh,

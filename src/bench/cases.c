@@ -291,7 +291,9 @@ uint32_t bench_lanes(const struct bench_maker *m)
 /* What kernels of this name are forms of. */
 static enum run_core core_of(const struct bench_maker *m)
 {
-    return named(m, "_ln") || named(m, "_tx") ? RUN_CORE_LANES : named(m, "_sg") ? RUN_CORE_SUBGROUP : RUN_CORE_SHARED;
+    return named(m, "_ln") || named(m, "_tx") ? RUN_CORE_LANES
+           : named(m, "_sg")                  ? RUN_CORE_SUBGROUP
+                                              : RUN_CORE_SHARED;
 }
 
 static enum run_tile tile_of(const struct bench_maker *m)

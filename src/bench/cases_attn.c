@@ -156,8 +156,8 @@ static struct spec_attn attn_spec(const struct bench_maker *m, uint32_t wg, uint
                               .n_heads = s->n_heads,
                               .n_kv = s->n_kv,
                               .scale_bits = cor_float_bits((float)(1 / sqrt(s->head_dim))),
-                              .k_f16 = f16(m),
-                              .v_f16 = f16(m),
+                              .k_cache = f16(m),
+                              .v_cache = f16(m),
                               .n_splits = n_splits};
 }
 

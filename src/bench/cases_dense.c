@@ -158,7 +158,12 @@ static bool make_mat(struct bench_maker *m)
     const char *name = gpu_kernel_info(m->c->kernel)->name;
     const bool few = strstr(name, "_few") != NULL, many = few || strstr(name, "matmul") != NULL;
     const bool texels = strstr(name, "_tx") != NULL;
-    const uint32_t off = !check(m) ? 0 : texels ? GPU_TEXEL_BYTES : 2, n_tokens = few && !check(m) ? RUN_FEW : many ? m->s->n_tokens : 1;
+    const uint32_t off = !check(m) ? 0
+                         : texels  ? GPU_TEXEL_BYTES
+                                   : 2,
+                   n_tokens = few && !check(m) ? RUN_FEW
+                              : many           ? m->s->n_tokens
+                                               : 1;
     const enum mdl_type t = m->env->type;
     const uint32_t w_off = t == MDL_F32 ? 2 * off : off;
     struct mat_size z;
@@ -305,9 +310,8 @@ void bench_add_dense(struct bench_entry *entries)
     entries[GPU_K_embed] = (struct bench_entry){make_embed, true};
     entries[GPU_K_rmsnorm] = entries[GPU_K_rmsnorm_sg] = (struct bench_entry){make_rmsnorm, false};
     entries[GPU_K_matvec] = entries[GPU_K_matvec_sg] = entries[GPU_K_matvec_ln] = entries[GPU_K_matvec_tx] =
-        entries[GPU_K_matmul] =
-        entries[GPU_K_matmul_ln] = entries[GPU_K_matvec_few] = entries[GPU_K_matvec_few_sg] =
-            (struct bench_entry){make_mat, true};
+        entries[GPU_K_matmul] = entries[GPU_K_matmul_ln] = entries[GPU_K_matvec_few] =
+            entries[GPU_K_matvec_few_sg] = (struct bench_entry){make_mat, true};
     entries[GPU_K_swiglu] = (struct bench_entry){make_swiglu, false};
     entries[GPU_K_topk] = (struct bench_entry){make_topk, false};
 }

@@ -230,7 +230,7 @@ static bool make_router_one(struct bench_maker *m)
     bench_buf(m, BENCH_SCRATCH, choice, CHOICE_MASK + 2 * (size_t)words);
     bench_buf(m, BENCH_SCRATCH, NULL, MAIL_WORDS);
     bench_want_words(m, bench_buf(m, BENCH_INOUT, make_args(m, DISPATCHES), (size_t)DISPATCHES * 3), 0,
-               (size_t)DISPATCHES * 3, make_args(m, m->use ? NEXT : DISPATCHES));
+                     (size_t)DISPATCHES * 3, make_args(m, m->use ? NEXT : DISPATCHES));
     m->c->bufs[6].exact = true;
     bench_buf(m, BENCH_SCRATCH, NULL, 64 * (size_t)k);
     m->c->check = check(m) ? check_choice : NULL;

@@ -17,12 +17,8 @@
 static const struct {
     uint32_t need;
     const char *word;
-} paths[] = {{GPU_NEED_DOT, "-dot8"},
-             {GPU_NEED_ROUNDED, "-rounding"},
-             {GPU_NEED_F16, "-f16"},
-             {GPU_NEED_TEXELS, "-texels"},
-             {GPU_NEED_LANES, "-lanes"},
-             {GPU_NEED_ARRAY, "-array"},
+} paths[] = {{GPU_NEED_DOT, "-dot8"},         {GPU_NEED_ROUNDED, "-rounding"}, {GPU_NEED_F16, "-f16"},
+             {GPU_NEED_TEXELS, "-texels"},    {GPU_NEED_LANES, "-lanes"},      {GPU_NEED_ARRAY, "-array"},
              {GPU_NEED_SUBGROUP, "-subgroup"}};
 
 struct test {
@@ -30,7 +26,7 @@ struct test {
     const struct bench_selftest_params *p;
     struct bench_selftest *r;
     uint64_t start, n_done, n_total; /* kernels of all rounds */
-    bool wishing; /* cases are not run: threads are asked for their pipelines */
+    bool wishing;                    /* cases are not run: threads are asked for their pipelines */
 };
 
 /* First one case of each kernel, then the others: drivers that take long to compile leave no kernel untested.
@@ -240,8 +236,7 @@ done:
     return st;
 }
 
-static enum vkmoe_status one_round(struct test *t, const struct round *r, bool *wrong,
-                                   struct vkmoe_err *err)
+static enum vkmoe_status one_round(struct test *t, const struct round *r, bool *wrong, struct vkmoe_err *err)
 {
     enum vkmoe_status st = VKMOE_OK;
 

@@ -2,6 +2,8 @@
 
 #include <string.h>
 
+#include "shared/step.h"
+
 #define TOKENS  64
 #define CONTEXT 1024
 
@@ -34,4 +36,9 @@ const struct bench_shape *bench_shape_find(const char *name)
 const struct bench_shape *bench_shape_odd(uint32_t i)
 {
     return i < sizeof(odd) / sizeof(odd[0]) ? &odd[i] : NULL;
+}
+
+uint64_t bench_cache_bytes(uint32_t type, uint64_t n)
+{
+    return CACHE_BYTES(type, n);
 }

@@ -24,4 +24,7 @@ const struct bench_shape *bench_shape_find(const char *name);
  * blocks; 2: a larger one. NULL behind the last. */
 const struct bench_shape *bench_shape_odd(uint32_t i);
 
+/* Bytes of n elements of a cache in F32, F16 or Q8_0 (GGUF type numbers), whole blocks. */
+uint64_t bench_cache_bytes(uint32_t type, uint64_t n);
+
 #endif

@@ -49,10 +49,10 @@ struct field {
 };
 
 /* A field of RUN_VARIANT_LIST without a group does not compile. */
-#define GROUP_OF_core  GROUP_ROWS
-#define GROUP_OF_rows  GROUP_ROWS
-#define GROUP_OF_tile  GROUP_TILES
-#define GROUP_OF_lanes GROUP_SMALL
+#define GROUP_OF_core   GROUP_ROWS
+#define GROUP_OF_rows   GROUP_ROWS
+#define GROUP_OF_tile   GROUP_TILES
+#define GROUP_OF_lanes  GROUP_SMALL
 #define GROUP_OF_texels GROUP_DENSE
 
 #define RUN_X(field, ...) static const uint32_t values_##field[] = __VA_ARGS__;
@@ -119,7 +119,7 @@ static bool kernel_of(const struct tune *t, const struct part *part, const struc
                      : !strcmp(part->by, "tile") ? tiles[v->tile]
                      : !strcmp(part->by, "dense")
                          ? v->core == RUN_CORE_LANES && v->texels ? "_tx" : cores[v->core]
-                                                 : "";
+                         : "";
     char name[64];
 
     if (!strcmp(part->by, "sg")) {

@@ -6,6 +6,7 @@
 #include "cli/bench.h"
 #include "core/alloc.h"
 #include "model/model.h"
+#include "bench/shapes.h"
 
 enum { PIECES = 64, PIECE_BYTES = 1 << 16 };
 
@@ -77,13 +78,17 @@ static void name_type(struct bench_model *m, const struct mdl_model *mdl)
         snprintf(m->type, sizeof(m->type), "%s %.2fM %s", mdl->config.arch, (double)m->params * 1e-6, format);
 }
 
+static uint64_t cache_bytes(enum vkmoe_kv_type t, uint64_t n)
+{
+    return bench_cache_bytes(t == VKMOE_KV_F32 ? MDL_F32 : t == VKMOE_KV_Q8_0 ? MDL_Q8_0 : MDL_F16, n);
+}
+
 void bench_bytes(const struct cli_engine *e, const struct bench_model *m, double pos, double *weights,
                  double *cache)
 {
-    int elem = (e->params.kv_k == VKMOE_KV_F16 ? 2 : 4) + (e->params.kv_v == VKMOE_KV_F16 ? 2 : 4);
-
     *weights = (double)m->weight_bytes;
-    *cache = (pos + 1) * (double)m->cache_row_elems * elem;
+    *cache = (pos + 1) * (double)(cache_bytes(e->params.kv_k, m->cache_row_elems) +
+                                  cache_bytes(e->params.kv_v, m->cache_row_elems));
 }
 
 enum vkmoe_status bench_model_read(struct bench_model *m, const char *path, struct vkmoe_err *err)

@@ -11,8 +11,15 @@
 
 static bool parse_kv(const char *name, enum vkmoe_kv_type *type)
 {
-    *type = strcmp(name, "f32") ? VKMOE_KV_F16 : VKMOE_KV_F32;
-    return !strcmp(name, "f32") || !strcmp(name, "f16");
+    static const char *const names[] = {
+        [VKMOE_KV_F16] = "f16", [VKMOE_KV_F32] = "f32", [VKMOE_KV_Q8_0] = "q8_0"};
+
+    for (size_t i = 0; i < COR_COUNT(names); i++)
+        if (!strcmp(name, names[i])) {
+            *type = (enum vkmoe_kv_type)i;
+            return true;
+        }
+    return false;
 }
 
 /* ---- opening
@@ -34,9 +41,9 @@ int cli_engine_open_device(struct cli_engine *e, const struct cli_cmd *cmd)
     e->params.doc_refresh = (uint32_t)e->doc_refresh;
     e->params.fast_math = e->fast_math;
     if (!parse_kv(e->kv_k, &e->params.kv_k))
-        return cli_usage(cmd, "-ctk takes f16 or f32, not '%s'", e->kv_k);
+        return cli_usage(cmd, "-ctk takes f16, f32 or q8_0, not '%s'", e->kv_k);
     if (!parse_kv(e->kv_v, &e->params.kv_v))
-        return cli_usage(cmd, "-ctv takes f16 or f32, not '%s'", e->kv_v);
+        return cli_usage(cmd, "-ctv takes f16, f32 or q8_0, not '%s'", e->kv_v);
     TRY(cli_choice_open(&e->choice, e->experts, &err));
     e->params.doc_experts = e->choice.doc;
     if (e->doc_refresh && !e->choice.doc)

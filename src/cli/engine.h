@@ -41,8 +41,8 @@ struct cli_engine {
      "index or part of a name (default: the best one)", 0, 0},                                               \
     {"-c|--ctx-size", CLI_INT, &(e).n_ctx, "N",                                                              \
      "context (default 0: the model's, at most 4096)", 0, 1 << 24},                                          \
-    {"-ctk|--cache-type-k", CLI_STR, &(e).kv_k, "TYPE", "key cache: f16 (default) or f32", 0, 0},            \
-    {"-ctv|--cache-type-v", CLI_STR, &(e).kv_v, "TYPE", "value cache: f16 (default) or f32", 0, 0},          \
+    {"-ctk|--cache-type-k", CLI_STR, &(e).kv_k, "TYPE", "key cache: f16 (default), f32 or q8_0", 0, 0},            \
+    {"-ctv|--cache-type-v", CLI_STR, &(e).kv_v, "TYPE", "value cache: f16 (default), f32 or q8_0", 0, 0},          \
     {"--experts", CLI_STR, &(e).experts, "all|FILE|doc:N",                                                    \
      "choose only from a subset's experts, or from N per layer that the text picks", 0, 0},                  \
     {"--doc-refresh", CLI_INT, &(e).doc_refresh, "T",                                                        \

@@ -335,14 +335,14 @@ done:
 /* ---- clamps
  * ------------------------------------------------------------------------------------------------- */
 
-#define CLAMP_FLAGS(X)                                                                             \
-    X(f16, f16)                                                                                    \
-    X(subgroup, subgroup)                                                                          \
-    X(lanes, rows_on_lanes) X(texels, texels)                                                      \
-    X(dot8, dot8) X(bda, bda) X(budget, budget) X(hostimport, host_import)                         \
+#define CLAMP_FLAGS(X)                                                                       \
+    X(f16, f16)                                                                              \
+    X(subgroup, subgroup)                                                                    \
+    X(lanes, rows_on_lanes)                                                                  \
+    X(texels, texels) X(dot8, dot8) X(bda, bda) X(budget, budget) X(hostimport, host_import) \
         X(transfer, transfer_queue) X(array, array) X(uma, uma) X(coherent, coherent) X(rounding, rounding)
 
-#define WORDS                                                                                          \
+#define WORDS                                                                                       \
     "-f16 -subgroup -lanes -texels -dot8 -bda -budget -hostimport -transfer -array -uma -coherent " \
     "-rounding -tuned range= buffers= heap= alloc="
 
@@ -447,5 +447,6 @@ bool gpu_caps_allow(const struct gpu_caps *caps, uint32_t needs)
 {
     return (!(needs & GPU_NEED_SUBGROUP) || caps->subgroup) && (!(needs & GPU_NEED_ARRAY) || caps->array) &&
            (!(needs & GPU_NEED_F16) || caps->f16) && (!(needs & GPU_NEED_LANES) || caps->rows_on_lanes) &&
-           (!(needs & GPU_NEED_TEXELS) || caps->texels) && (!(needs & GPU_NEED_DOT) || caps->dot8) && (!(needs & GPU_NEED_ROUNDED) || caps->rounding);
+           (!(needs & GPU_NEED_TEXELS) || caps->texels) && (!(needs & GPU_NEED_DOT) || caps->dot8) &&
+           (!(needs & GPU_NEED_ROUNDED) || caps->rounding);
 }

@@ -213,8 +213,8 @@ static enum vkmoe_status check_bind(const struct gpu_cmds *c, const char *kernel
         return cor_fail(err, VKMOE_ERR_LIMIT,
                         "%s: %s, binding %u (%s): %" PRIu64 " bytes at %" PRIu64 " of %" PRIu64,
                         c->dev->info.name, kernel, i, b->buf->name, bytes, b->off, b->buf->bytes);
-    if (texels && (b->off % caps->texel_align || bytes % GPU_TEXEL_BYTES ||
-                   bytes / GPU_TEXEL_BYTES > caps->max_texels))
+    if (texels &&
+        (b->off % caps->texel_align || bytes % GPU_TEXEL_BYTES || bytes / GPU_TEXEL_BYTES > caps->max_texels))
         return cor_fail(err, VKMOE_ERR_LIMIT,
                         "%s: %s, binding %u (%s): %" PRIu64 " bytes at %" PRIu64
                         " are no texels: at multiples of %u, at most %u of %u bytes",

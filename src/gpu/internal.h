@@ -161,13 +161,13 @@ struct gpu_device {
     void *budget_user;
 
     VkPipelineCache cache;
-    char *cache_path;    /* NULL: not kept on disk */
-    uint64_t cache_sum;  /* of the blob that was loaded */
-    atomic_uint n_compiled; /* pipelines that did not come from the cache */
+    char *cache_path;        /* NULL: not kept on disk */
+    uint64_t cache_sum;      /* of the blob that was loaded */
+    atomic_uint n_compiled;  /* pipelines that did not come from the cache */
     struct gpu_ahead *ahead; /* threads that make pipelines; NULL: none so far */
     struct gpu_pipeline *pipelines;
     VkShaderModule modules[GPU_KERNEL_COUNT][2]; /* made on first use; [1]: NAME_k */
-    char *shader_dir;                         /* files that stand in for built-in modules; NULL: none */
+    char *shader_dir;                            /* files that stand in for built-in modules; NULL: none */
 
     struct gpu_profile *profile; /* NULL: kernels are not timed */
 

@@ -15,7 +15,7 @@
 #define GPU_NEED_LANES 4u     /* subgroup broadcasts, eight lanes or more, scalar block layout */
 #define GPU_NEED_DOT 16u      /* integer dot products, in the device and in this build */
 #define GPU_NEED_ROUNDED 32u  /* --fast-math is allowed: inputs of 8 bits */
-#define GPU_NEED_TEXELS 64u   /* weights in a uniform texel buffer of four words each, binding GPU_TEXELS_AT */
+#define GPU_NEED_TEXELS 64u   /* binding GPU_TEXELS_AT, weights, is a uniform texel buffer */
 
 #define GPU_TEXELS_AT   1u
 #define GPU_TEXEL_BYTES 16u
@@ -35,8 +35,8 @@
  * With segments, the binding behind the listed ones holds them: one buffer, or an array of N_SEGS (_arr
  * modules). NAME_sg reduces with subgroup operations, NAME in shared memory; NAME_arr indexes the array of
  * segments. NAME_ln: rows on lanes, for narrow devices (shaders/lib/lanes.glsl); NAME_tx: the same devices,
- * by texels (shaders/lib/texels.glsl). NAME_few: two to eight tokens. NAME_dot takes inputs of 8 bits, for --fast-math only; NAME_dot_hw with the device's dot product,
- * besides subgroups and the array. */
+ * by texels (shaders/lib/texels.glsl). NAME_few: two to eight tokens. NAME_dot takes inputs of 8 bits, for
+ * --fast-math only; NAME_dot_hw with the device's dot product, besides subgroups and the array. */
 #define GPU_KERNEL_LIST(X)                                                                                   \
     X(publish, push_none, 6, 0, GPU_FMT_NONE, GPU_NEED_NONE)                                                 \
     X(embed, push_embed, 3, 0, GPU_FMT_EMBED, GPU_NEED_NONE)                                                 \

@@ -79,10 +79,16 @@ static void rms_norm(float *y, const float *x, const float *w, uint32_t n, float
         y[i] = (float)(x[i] * scale * w[i]);
 }
 
-static void round_to_half(float *x, uint32_t n)
+static void round_cached(enum mdl_type to, float *x, uint32_t n)
 {
-    for (uint32_t i = 0; i < n; i++)
+    uint8_t block[34];
+
+    for (uint32_t i = 0; to == MDL_F16 && i < n; i++)
         x[i] = mdl_half_to_float(mdl_float_to_half(x[i]));
+    for (uint32_t i = 0; to == MDL_Q8_0 && i < n; i += 32) {
+        mdl_quant_row(MDL_Q8_0, x + i, block, 32);
+        mdl_dequant_row(MDL_Q8_0, block, x + i, 32);
+    }
 }
 
 /* ---- attention
@@ -156,10 +162,8 @@ static void attention(struct mdl_ref *r, uint32_t layer)
     matvec(v, w->v, r->h, kv_dim, c->dim);
     rotate(r, r->q, c->n_heads);
     rotate(r, k, c->n_kv_heads);
-    if (r->p.kv_f16) {
-        round_to_half(k, kv_dim);
-        round_to_half(v, kv_dim);
-    }
+    round_cached(r->p.kv, k, kv_dim);
+    round_cached(r->p.kv, v, kv_dim);
     for (uint32_t head = 0; head < c->n_heads; head++) {
         size_t column = (size_t)(head / group) * d;
 

@@ -9,7 +9,7 @@ struct mdl_ref;
 
 struct mdl_ref_params {
     uint32_t n_ctx;
-    bool kv_f16;             /* round cached keys and values to half */
+    enum mdl_type kv;        /* what cached keys and values are rounded to: MDL_F16, MDL_Q8_0; MDL_F32: not */
     const uint32_t *allowed; /* expert mask, n_layers x ceil(n_experts / 32) words; NULL: all */
 };
 

@@ -31,20 +31,18 @@ struct gpu_cost run_cost_embed(const struct mdl_config *c, uint64_t row_bytes)
         .weights = row_bytes, .weights_most = row_bytes * c->vocab_size, .activations = 4ull * c->dim};
 }
 
-struct gpu_cost run_cost_rope(const struct mdl_config *c, uint32_t k_bytes, uint32_t v_bytes)
+struct gpu_cost run_cost_rope(const struct mdl_config *c, uint64_t cached)
 {
     const uint64_t q = (uint64_t)c->n_heads * c->head_dim, kv = (uint64_t)c->n_kv_heads * c->head_dim;
 
-    return (struct gpu_cost){.activations = 4 * (2 * q + 2 * kv + c->n_rot) + kv * (k_bytes + v_bytes),
-                             .flops = 3 * (q + kv)};
+    return (struct gpu_cost){.activations = 4 * (2 * q + 2 * kv + c->n_rot) + cached, .flops = 3 * (q + kv)};
 }
 
-struct gpu_cost run_cost_attention(const struct mdl_config *c, uint32_t k_bytes, uint32_t v_bytes)
+struct gpu_cost run_cost_attention(const struct mdl_config *c, uint64_t cached)
 {
-    const uint64_t q = (uint64_t)c->n_heads * c->head_dim, kv = (uint64_t)c->n_kv_heads * c->head_dim;
+    const uint64_t q = (uint64_t)c->n_heads * c->head_dim;
 
-    return (struct gpu_cost){
-        .activations = 8 * q, .cache = kv * (k_bytes + v_bytes), .flops_cache = 4 * q + 4ull * c->n_heads};
+    return (struct gpu_cost){.activations = 8 * q, .cache = cached, .flops_cache = 4 * q + 4ull * c->n_heads};
 }
 
 /* A token reads the matrices of its experts, a chunk at most those of all. */

@@ -11,9 +11,9 @@
 struct gpu_cost run_cost_matrix(uint64_t rows, uint64_t cols, uint64_t row_bytes, bool add, bool count_rows);
 struct gpu_cost run_cost_norm(const struct mdl_config *c, bool count_rows);
 struct gpu_cost run_cost_embed(const struct mdl_config *c, uint64_t row_bytes);
-/* k_bytes, v_bytes: of an element of the cache. */
-struct gpu_cost run_cost_rope(const struct mdl_config *c, uint32_t k_bytes, uint32_t v_bytes);
-struct gpu_cost run_cost_attention(const struct mdl_config *c, uint32_t k_bytes, uint32_t v_bytes);
+/* cached: bytes of one position's keys and values in the cache. */
+struct gpu_cost run_cost_rope(const struct mdl_config *c, uint64_t cached);
+struct gpu_cost run_cost_attention(const struct mdl_config *c, uint64_t cached);
 /* Routed experts of one layer, n_allowed of which may be chosen: gate, up and their product; down. */
 struct gpu_cost run_cost_gate_up(const struct mdl_config *c, const struct run_expert_layout *at,
                                  uint32_t n_allowed);

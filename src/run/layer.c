@@ -84,7 +84,8 @@ static void matrix_piece(const struct run_graph *graph, const struct run_matrix 
         const struct gpu_bind binds[] = {u->in, weights(g, p), u->out};
 
         grid[1] = DIM_1;
-        run_dispatch(g->prog, piece_kernel(g, m, p), &spec, sizeof(spec), 1, binds, COR_COUNT(binds), &push, grid);
+        run_dispatch(g->prog, piece_kernel(g, m, p), &spec, sizeof(spec), 1, binds, COR_COUNT(binds), &push,
+                     grid);
     }
 }
 
@@ -163,8 +164,8 @@ static void rope_and_store(const struct run_graph *g, uint32_t layer)
         .n_kv = c->n_kv_heads,
         .n_rot = c->n_rot,
         .neox = c->rope == MDL_ROPE_NEOX,
-        .k_f16 = s->k_f16,
-        .v_f16 = s->v_f16,
+        .k_cache = s->k_type,
+        .v_cache = s->v_type,
     };
     const struct gpu_bind binds[] = {whole(s->state),
                                      act(g, &s->qkv),
@@ -174,7 +175,7 @@ static void rope_and_store(const struct run_graph *g, uint32_t layer)
                                      act(g, &s->rope)};
     uint32_t words = (c->n_heads + 2 * c->n_kv_heads) * c->head_dim / 2;
 
-    cost(g, run_cost_rope(c, element(s->k_f16), element(s->v_f16)));
+    cost(g, run_cost_rope(c, cached(g)));
     PUT(g, GPU_K_rope_kv, spec, binds, no_push, run_fixed(div_up(words, lanes(g))), tokens(g), DIM_1);
 }
 
@@ -182,7 +183,8 @@ static void attention(const struct run_graph *g, uint32_t layer)
 {
     const struct mdl_config *c = config_of(g);
     const struct run_state *s = g->state;
-    bool on_lanes = variants_of(g)->tile == RUN_TILE_LANES && c->head_dim % 8 == 0;
+    bool on_lanes = variants_of(g)->tile == RUN_TILE_LANES && c->head_dim % 8 == 0 && s->k_type != MDL_Q8_0 &&
+                    s->v_type != MDL_Q8_0;
     const struct spec_attn spec = {
         .wg = !g->many   ? lanes(g)
               : on_lanes ? caps_of(g)->subgroup_size
@@ -191,8 +193,8 @@ static void attention(const struct run_graph *g, uint32_t layer)
         .n_heads = c->n_heads,
         .n_kv = c->n_kv_heads,
         .scale_bits = cor_float_bits((float)(1.0 / sqrt(c->head_dim))),
-        .k_f16 = s->k_f16,
-        .v_f16 = s->v_f16,
+        .k_cache = s->k_type,
+        .v_cache = s->v_type,
         .n_splits = s->n_splits,
     };
     const struct gpu_bind k = run_arena_bind(&s->kv_arena, &s->kv[layer].k),
@@ -201,7 +203,7 @@ static void attention(const struct run_graph *g, uint32_t layer)
     const struct gpu_bind one[] = {whole(s->state), act(g, &s->qr),    k, v, act(g, &s->part),
                                    act(g, &s->att), act(g, &s->counts)};
 
-    cost(g, run_cost_attention(c, element(s->k_f16), element(s->v_f16)));
+    cost(g, run_cost_attention(c, cached(g)));
     if (g->many)
         PUT(g, on_lanes ? GPU_K_attn_many_ln : GPU_K_attn_many, spec, many, no_push, run_fixed(c->n_heads),
             run_per(DIM_TOKENS, ATTN_QUERIES), DIM_1);
@@ -467,8 +469,8 @@ static void experts_of_one_apart(const struct run_graph *g, uint32_t layer)
 
     quantise(g, takes_moe_input(g, layer), &g->state->xn, &g->state->xq, config_of(g)->dim, DIM_1);
     run_moe_route_one(g, layer,
-              2 * run_moe_dispatches(&g->model->pool) + pieces_of(&w->shared_gate_up) + shared +
-                  run_moe_quantised(g, layer) + pieces_of(&w->shared_down));
+                      2 * run_moe_dispatches(&g->model->pool) + pieces_of(&w->shared_gate_up) + shared +
+                          run_moe_quantised(g, layer) + pieces_of(&w->shared_down));
     run_barrier(g->prog, GPU_BARRIER_ARGS);
     run_moe_step(g, layer, RUN_GATE_UP);
     shared_gate_up(g, layer);

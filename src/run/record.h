@@ -191,10 +191,12 @@ static inline void cost(const struct run_graph *g, struct gpu_cost c)
     run_cost(g->prog, &c);
 }
 
-/* Bytes of an element of the cache. */
-static inline uint32_t element(bool f16)
+/* Bytes of one position's keys and values in the cache. */
+static inline uint64_t cached(const struct run_graph *g)
 {
-    return f16 ? 2 : 4;
+    const uint64_t row = (uint64_t)config_of(g)->n_kv_heads * config_of(g)->head_dim;
+
+    return CACHE_BYTES(g->state->k_type, row) + CACHE_BYTES(g->state->v_type, row);
 }
 
 #endif

@@ -40,9 +40,9 @@ static struct run_state_params state_params(const struct run_session_params *p)
 {
     return (struct run_state_params){.n_ctx = p->n_ctx,
                                      .chunk = p->chunk,
-                                     .k_f16 = p->k_f16,
+                                     .k_type = p->k_type,
                                      .fast_math = p->fast_math,
-                                     .v_f16 = p->v_f16,
+                                     .v_type = p->v_type,
                                      .watch = p->doc_experts && !p->watch ? VKMOE_WATCH_ROUTER : p->watch,
                                      .by_layer = p->doc_experts > 0,
                                      .n_top = p->n_top};

@@ -6,14 +6,14 @@
 #include "run/pass.h"
 
 struct run_session_params {
-    uint32_t n_ctx; /* at least 1 */
-    uint32_t chunk; /* prefill chunk; 0: what fits, at most 512 */
-    bool k_f16, v_f16;
-    bool fast_math; /* activations rounded to 8 bits (dot.h) */
+    uint32_t n_ctx;               /* at least 1 */
+    uint32_t chunk;               /* prefill chunk; 0: what fits, at most 512 */
+    enum mdl_type k_type, v_type; /* of the cache: MDL_F32, MDL_F16, MDL_Q8_0 */
+    bool fast_math;               /* activations rounded to 8 bits (dot.h) */
     bool slow; /* one submit and one wait per part: the oracle for everything that is done in fewer */
     enum vkmoe_watch watch;
     uint32_t doc_experts, doc_refresh; /* document pool, as in vkmoe.h; 0: none */
-    uint32_t n_top; /* only the best logits come to the host, at most TOPK_MAX; 0: all */
+    uint32_t n_top;                    /* only the best logits come to the host, at most TOPK_MAX; 0: all */
 };
 
 /* Logits of row `index` of the feed, vocab_size floats; false ends the feed. */

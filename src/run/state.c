@@ -52,7 +52,7 @@ static enum vkmoe_status plan_kv(struct run_state *s, const struct mdl_config *c
 {
     const struct gpu_caps *caps = gpu_device_caps(s->dev);
     uint64_t row = (uint64_t)c->n_kv_heads * c->head_dim;
-    uint64_t k = row * (s->k_f16 ? 2 : 4), v = row * (s->v_f16 ? 2 : 4);
+    uint64_t k = CACHE_BYTES(s->k_type, row), v = CACHE_BYTES(s->v_type, row);
     uint64_t rope = 4ull * c->n_rot, row_max = k > v ? k : v;
     uint64_t most = caps->max_range / (row_max > rope ? row_max : rope);
     enum vkmoe_status st = VKMOE_OK;
@@ -231,10 +231,14 @@ enum vkmoe_status run_state_plan(struct run_state *s, const struct run_model *m,
         return cor_fail(err, VKMOE_ERR_UNSUPPORTED,
                         "%s: fast math is switched off here, by selftest or by -rounding of the capabilities",
                         gpu_device_info(m->dev)->name);
+    if ((p->k_type == MDL_Q8_0 || p->v_type == MDL_Q8_0) && c->head_dim % CACHE_ELEMS)
+        return cor_fail(err, VKMOE_ERR_UNSUPPORTED,
+                        "a cache in q8_0 takes heads of a multiple of %u elements, the model has %u",
+                        CACHE_ELEMS, c->head_dim);
     s->dev = m->dev;
     s->n_ctx = p->n_ctx;
-    s->k_f16 = p->k_f16;
-    s->v_f16 = p->v_f16;
+    s->k_type = p->k_type;
+    s->v_type = p->v_type;
     s->watch = p->watch;
     s->by_layer = p->by_layer;
     s->fast_math = p->fast_math;

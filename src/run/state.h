@@ -4,19 +4,19 @@
 
 #include "run/model.h"
 
-struct run_kv { /* of one layer: (n_ctx, n_kv_heads, head_dim), f32 words or two halves per word */
+struct run_kv { /* of one layer: (n_ctx, n_kv_heads, head_dim), as shaders/lib/cache.glsl has them */
     struct run_region k, v;
 };
 
 struct run_state {
     struct gpu_device *dev;
     uint32_t n_ctx;
-    uint32_t chunk;    /* tokens per prefill submit; 1: prefill goes token by token */
-    uint32_t n_rows;   /* rows of logits at once */
-    uint32_t n_splits; /* of attn_one */
-    uint32_t n_top;    /* pairs of the best logits that the host gets; 0: all logits */
-    uint32_t n_ids;    /* tokens that may be among them */
-    bool k_f16, v_f16;
+    uint32_t chunk;               /* tokens per prefill submit; 1: prefill goes token by token */
+    uint32_t n_rows;              /* rows of logits at once */
+    uint32_t n_splits;            /* of attn_one */
+    uint32_t n_top;               /* pairs of the best logits that the host gets; 0: all logits */
+    uint32_t n_ids;               /* tokens that may be among them */
+    enum mdl_type k_type, v_type; /* of the cache: MDL_F32, MDL_F16, MDL_Q8_0 */
     struct run_arena kv_arena, act;
     struct run_kv *kv; /* n_layers */
     /* Activations, f32, (chunk, ...) unless said otherwise */
@@ -53,7 +53,7 @@ struct run_state {
 
 struct run_state_params {
     uint32_t n_ctx, chunk;
-    bool k_f16, v_f16;
+    enum mdl_type k_type, v_type;
     enum vkmoe_watch watch;
     bool by_layer, fast_math;
     uint32_t n_top;

@@ -63,8 +63,8 @@ void run_variants_default(struct run_variants *v, const struct gpu_caps *caps)
 bool run_variants_usable(const struct run_variants *v, const struct gpu_caps *caps)
 {
     return v->core < RUN_CORES && v->tile < RUN_TILES && v->rows >= 1 && v->rows <= ROWS_MAX &&
-           v->lanes >= 1 && v->lanes <= caps->max_wg && v->texels <= 1 &&
-           (!v->texels || caps->texels) && (v->core != RUN_CORE_SUBGROUP || caps->subgroup) &&
+           v->lanes >= 1 && v->lanes <= caps->max_wg && v->texels <= 1 && (!v->texels || caps->texels) &&
+           (v->core != RUN_CORE_SUBGROUP || caps->subgroup) &&
            ((v->core != RUN_CORE_LANES && v->tile != RUN_TILE_LANES) ||
             (caps->rows_on_lanes && caps->subgroup_size <= RUN_NARROW)); /* GPUs would spill registers */
 }
@@ -192,8 +192,7 @@ uint64_t run_dot_row_bytes(uint32_t k)
 
 bool run_dot_fits(enum mdl_type t, uint32_t k)
 {
-    return (t == MDL_Q8_0 || t == MDL_Q4_0) && k % DOT_BLOCK == 0 &&
-           k / DOT_BLOCK <= DOT_LANES * DOT_BLOCKS;
+    return (t == MDL_Q8_0 || t == MDL_Q4_0) && k % DOT_BLOCK == 0 && k / DOT_BLOCK <= DOT_LANES * DOT_BLOCKS;
 }
 
 static uint32_t most(uint32_t a, uint32_t b)
@@ -216,7 +215,9 @@ struct run_dot_cut run_dot_cut(const struct gpu_caps *caps, uint32_t k, bool ali
 {
     const bool narrow = caps->subgroup_size <= RUN_NARROW;
     const uint32_t n = k / DOT_BLOCK;
-    struct run_dot_cut c = {.wg = caps->subgroup ? caps->subgroup_size : narrow ? 8 : 32,
+    struct run_dot_cut c = {.wg = caps->subgroup ? caps->subgroup_size
+                                  : narrow       ? 8
+                                                 : 32,
                             .tokens = many ? 4 : 1};
 
     if (caps->subgroup_size > DOT_LANES)

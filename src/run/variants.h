@@ -25,12 +25,12 @@ enum run_tile {
 #define RUN_FEW 8u
 
 /* X(field, default for wide and for narrow devices are in variants.c; values worth measuring) */
-#define RUN_VARIANT_LIST(X)                                                   \
-    X(core, {RUN_CORE_SHARED, RUN_CORE_SUBGROUP, RUN_CORE_LANES})             \
-    X(rows, {2, 4, 8}) /* matrix rows per workgroup of the first two cores */ \
-    X(tile, {RUN_TILE_SHARED, RUN_TILE_LANES})                                \
+#define RUN_VARIANT_LIST(X)                                                    \
+    X(core, {RUN_CORE_SHARED, RUN_CORE_SUBGROUP, RUN_CORE_LANES})              \
+    X(rows, {2, 4, 8}) /* matrix rows per workgroup of the first two cores */  \
+    X(tile, {RUN_TILE_SHARED, RUN_TILE_LANES})                                 \
     X(lanes, {32, 64, 128, 256}) /* workgroup of kernels that take any size */ \
-    X(texels, {0, 1}) /* 1: with core lanes, dense matrices of blocks times one vector by texels */
+    X(texels, {0, 1})            /* 1: with core lanes, dense matrices of blocks times one vector by texels */
 
 struct run_variants {
 #define RUN_X(field, ...) uint32_t field;
@@ -61,8 +61,8 @@ uint32_t run_few_lanes(const struct gpu_caps *caps);
 uint32_t run_core_rows(enum run_core core, const struct run_variants *v, const struct gpu_caps *caps);
 uint32_t run_core_lanes(enum run_core core, const struct gpu_caps *caps, uint32_t k);
 /* Rows that kernels by texels take (shaders/lib/texels.glsl): k elements in row_bytes bytes each, in all
- * `bytes` from byte `at` of a buffer on. Their workgroups are those of rows on lanes, of RUN_TEXEL_ROWS matrix
- * rows each. */
+ * `bytes` from byte `at` of a buffer on. Their workgroups are those of rows on lanes, of RUN_TEXEL_ROWS
+ * matrix rows each. */
 bool run_texels_fit(const struct gpu_caps *caps, enum mdl_type t, uint32_t k, uint64_t row_bytes, uint64_t at,
                     uint64_t bytes);
 #define RUN_TEXEL_ROWS 64u

@@ -18,11 +18,11 @@
 #define KT_PROGRAM_matvec                     KT_DENSE
 #define KT_PROGRAM_matvec_sg                  KT_DENSE
 #define KT_PROGRAM_matvec_ln                  KT_DENSE
-#define KT_PROGRAM_matvec_tx KT_DENSE
+#define KT_PROGRAM_matvec_tx                  KT_DENSE
 #define KT_PROGRAM_matvec_norm                KT_DENSE
 #define KT_PROGRAM_matvec_norm_sg             KT_DENSE
 #define KT_PROGRAM_matvec_norm_ln             KT_DENSE
-#define KT_PROGRAM_matvec_norm_tx KT_DENSE
+#define KT_PROGRAM_matvec_norm_tx             KT_DENSE
 #define KT_PROGRAM_matmul                     KT_DENSE
 #define KT_PROGRAM_matmul_ln                  KT_DENSE
 #define KT_PROGRAM_rope_kv                    KT_ATTN

@@ -13,8 +13,7 @@ static const struct {
     uint32_t n_segs;
 } shapes[SPECS_SHAPES] = {[SPECS_EMO] = {BENCH_EMO, 8}, [SPECS_NANO] = {BENCH_NANO, 2}};
 
-static const enum mdl_type formats[] = {MDL_F32,  MDL_F16,  MDL_BF16, MDL_Q8_0,
-                                        MDL_Q4_0, MDL_Q4_K, MDL_Q6_K};
+static const enum mdl_type formats[] = {MDL_F32, MDL_F16, MDL_BF16, MDL_Q8_0, MDL_Q4_0, MDL_Q4_K, MDL_Q6_K};
 
 struct list {
     struct specs_case *cases;
@@ -239,8 +238,8 @@ static void add_attention(struct list *l, const struct bench_shape *s, uint32_t 
                                    .n_heads = s->n_heads,
                                    .n_kv = s->n_kv,
                                    .scale_bits = cor_float_bits((float)(1.0 / sqrt(s->head_dim))),
-                                   .k_f16 = f16,
-                                   .v_f16 = f16,
+                                   .k_cache = f16,
+                                   .v_cache = f16,
                                    .n_splits = 4096 / ATTN_SPLIT};
 
     ADD(l, rope_kv, f, "", rope);
