@@ -1,8 +1,9 @@
-/* What convert and quantize have in common: the formats of a file, and writing it. */
+/* What convert, quantize and synth have in common: the formats of a file; and writing it. */
 #ifndef CLI_FORMATS_H
 #define CLI_FORMATS_H
 
 #include "cli/cli.h"
+#include "model/recipe.h"
 
 struct cli_formats {
     const char *type, *experts, *dense; /* names; NULL: not given */
@@ -16,6 +17,8 @@ struct cli_formats {
             "another type for all other matrices, which every token uses", 0, 0              \
     }
 
+/* False: f has a name that is none; usage is told. */
+bool cli_parse_formats(const struct cli_cmd *cmd, const struct cli_formats *f, struct mdl_recipe *r);
 /* Returns an exit status. what: "converting", for the progress. */
 int cli_write_formats(const struct cli_cmd *cmd, const struct cli_formats *f, const char *in, const char *out,
                       const char *what);
