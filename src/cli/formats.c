@@ -22,8 +22,12 @@ int cli_write_formats(const struct cli_cmd *cmd, const struct cli_formats *f, co
 {
     struct cli_progress bar = {.what = what};
     struct mdl_recipe recipe;
-    const struct mdl_convert_params p = {
-        .in = in, .out = out, .recipe = &recipe, .progress = cli_progress_step, .progress_user = &bar};
+    const struct mdl_convert_params p = {.in = in,
+                                         .out = out,
+                                         .recipe = &recipe,
+                                         .imatrix = f->imatrix,
+                                         .progress = cli_progress_step,
+                                         .progress_user = &bar};
     struct vkmoe_err err;
     enum vkmoe_status st;
 

@@ -7,15 +7,21 @@
 
 struct cli_formats {
     const char *type, *experts, *dense; /* names; NULL: not given */
+    const char *imatrix;                /* file; NULL: not given */
 };
 
+/* clang-format off */
 #define CLI_FORMAT_OPTIONS(f)                                                                \
     {"--experts-type", CLI_STR, &(f).experts, "TYPE",                                        \
      "another type for the routed experts, of which a token uses few", 0, 0},                \
-    {                                                                                        \
-        "--dense-type", CLI_STR, &(f).dense, "TYPE",                                         \
-            "another type for all other matrices, which every token uses", 0, 0              \
-    }
+    {"--dense-type", CLI_STR, &(f).dense, "TYPE",                                            \
+     "another type for all other matrices, which every token uses", 0, 0}
+
+/* Of what has weights to quantise. */
+#define CLI_IMATRIX_OPTION(f)                                                                \
+    {"--imatrix", CLI_STR, &(f).imatrix, "FILE",                                             \
+     "how much each column counts, as llama.cpp's imatrix writes it", 0, 0}
+/* clang-format on */
 
 /* False: f has a name that is none; usage is told. */
 bool cli_parse_formats(const struct cli_cmd *cmd, const struct cli_formats *f, struct mdl_recipe *r);

@@ -9,7 +9,13 @@
 /* Keys that say how the file is written rather than what the model is. */
 static bool is_replaced(const char *key)
 {
-    static const char *const names[] = {"general.file_type", "general.quantization_version", "vkmoe.version"};
+    static const char *const names[] = {"quantize.imatrix.file",
+                                        "quantize.imatrix.dataset",
+                                        "quantize.imatrix.entries_count",
+                                        "quantize.imatrix.chunks_count",
+                                        "general.file_type",
+                                        "general.quantization_version",
+                                        "vkmoe.version"};
 
     for (size_t i = 0; i < COR_COUNT(names); i++)
         if (!strcmp(key, names[i]))
@@ -27,6 +33,7 @@ static enum vkmoe_status copy_keys(struct cv_plan *p, const struct mdl_gguf *g, 
         if (!is_replaced(g->kv[i].key))
             TRY(mdl_gguf_put_kv(p->w, &g->kv[i], err));
     TRY(mdl_put_type_keys(p->w, p->recipe.file_type, err));
+    TRY(cv_put_imatrix_keys(p, err));
     TRY(mdl_gguf_put_str(p->w, "vkmoe.version", vkmoe_version(), strlen(vkmoe_version()), err));
     if (mdl_gguf_find(g, "vkmoe.source.format")) /* the first conversion's provenance stays */
         goto done;
