@@ -3,6 +3,7 @@
 #include <math.h>
 #include <stdio.h>
 
+#include "experts/inputs.h"
 #include "model/convert.h"
 #include "model/imatrix.h"
 #include "model/synth.h"
@@ -355,6 +356,105 @@ static void every_failure_leaves_nothing(void **state)
     }
 }
 
+/* ---- what vkmoe writes
+ * ------------------------------------------------------------------------------------------------------ */
+
+static float slope(size_t i)
+{
+    return (float)(1 + i % 3);
+}
+
+/* Two tokens, both to expert 2, the first to expert 0 as well: rows of 3, but the second is a slope. */
+static void add_inputs(struct xp_inputs *x)
+{
+    const uint32_t pairs[2][2][2] = {{{2, 0}, {0, 0}}, {{2, 0}, {UINT32_MAX, 0}}};
+    float rows[4][DIM];
+    struct vkmoe_inputs in = {.n_tokens = 2, .width = DIM, .rows = rows[0]};
+
+    for (size_t i = 0; i < DIM; i++) {
+        rows[0][i] = rows[2][i] = rows[3][i] = 3;
+        rows[1][i] = slope(i);
+    }
+    in.what = VKMOE_INPUT_ATTENTION;
+    xp_inputs_add(x, &in);
+    in.what = VKMOE_INPUT_OUTPUT;
+    xp_inputs_add(x, &in);
+    in.what = VKMOE_INPUT_HEAD;
+    in.layer = 1;
+    xp_inputs_add(x, &in);
+    in.layer = 0;
+    in.pairs = pairs[0][0];
+    in.n_used = 2;
+    in.what = VKMOE_INPUT_EXPERTS; /* rows of tokens */
+    xp_inputs_add(x, &in);
+    in.what = VKMOE_INPUT_DOWN; /* of choices: expert 0 gets the second */
+    xp_inputs_add(x, &in);
+}
+
+/* The plane's sums are those of so many rows of 3 and slopes. */
+static void check_weights(const char *name, uint64_t planes, uint64_t plane, double threes, double slopes)
+{
+    double total = 0;
+    struct mdl_imatrix *m;
+    float *w;
+
+    test_ok(mdl_imatrix_open(&m, matrix, &err), &err);
+    test_ok(mdl_imatrix_load(&w, m, name, DIM, planes, &err), &err);
+    assert_non_null(w);
+    for (size_t i = 0; i < DIM; i++)
+        total += 9 * threes + slopes * slope(i) * slope(i);
+    for (size_t i = 0; i < DIM; i++) {
+        const double want = (9 * threes + slopes * slope(i) * slope(i)) * DIM / total;
+
+        if (fabs(w[plane * DIM + i] - want) > 1e-5)
+            fail_msg("%s, plane %u, column %u: %g, not %g", name, (unsigned)plane, (unsigned)i,
+                     (double)w[plane * DIM + i], want);
+    }
+    cor_free(w);
+    mdl_imatrix_close(m);
+}
+
+static void written_and_read(void **state)
+{
+    const char *const texts[] = {"one.txt", "two.txt"};
+    const long live = cor_alloc_live();
+    struct xp_inputs x;
+    struct mdl_model *m;
+
+    (void)state;
+    test_ok(mdl_open(&m, model, &err), &err);
+    for (int way = 0; way < 2; way++) {
+        enum vkmoe_status st = VKMOE_ERR_IO;
+
+        for (long nth = 1; st != VKMOE_OK; nth++) {
+            assert_true(nth < 300);
+            remove(matrix);
+            (way ? cor_os_fail_from : cor_alloc_fail_from)(nth);
+            st = xp_inputs_init(&x, m, &err);
+            if (st == VKMOE_OK) {
+                add_inputs(&x);
+                st = xp_inputs_write(&x, matrix, texts, 2, 5, &err);
+            }
+            cor_os_fail_from(0);
+            cor_alloc_fail_from(0);
+            xp_inputs_free(&x);
+            assert_true(cor_path_exists(matrix) == (st == VKMOE_OK));
+        }
+    }
+    mdl_close(m);
+    assert_int_equal(cor_alloc_live(), live);
+    check_weights("blk.0.attn_q.weight", 1, 0, 1, 1);
+    check_weights("blk.0.attn_v.weight", 1, 0, 1, 1);
+    check_weights("blk.0.attn_output.weight", 1, 0, 1, 1);
+    check_weights("output.weight", 1, 0, 1, 1);
+    check_weights("blk.0.ffn_gate_exps.weight", EXPERTS, 2, 1, 1);
+    check_weights("blk.0.ffn_up_exps.weight", EXPERTS, 0, 1, 0);
+    check_weights("blk.0.ffn_up_exps.weight", EXPERTS, 1, 1, 0); /* never chosen: ones */
+    check_weights("blk.0.ffn_down_exps.weight", EXPERTS, 2, 2, 0);
+    check_weights("blk.0.ffn_down_exps.weight", EXPERTS, 0, 0, 1);
+    quantise(MDL_Q4_0, matrix);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -364,6 +464,7 @@ int main(void)
         cmocka_unit_test(wrong_files),
         cmocka_unit_test(damaged_files),
         cmocka_unit_test(every_failure_leaves_nothing),
+        cmocka_unit_test(written_and_read),
     };
 
     return cmocka_run_group_tests_name("imatrix", tests, setup, NULL);

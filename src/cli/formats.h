@@ -20,7 +20,7 @@ struct cli_formats {
 /* Of what has weights to quantise. */
 #define CLI_IMATRIX_OPTION(f)                                                                \
     {"--imatrix", CLI_STR, &(f).imatrix, "FILE",                                             \
-     "how much each column counts, as llama.cpp's imatrix writes it", 0, 0}
+     "how much each column counts, from `experts rank --imatrix-out` or llama.cpp", 0, 0}
 /* clang-format on */
 
 /* False: f has a name that is none; usage is told. */
