@@ -327,7 +327,12 @@ typedef struct vkmoe_session vkmoe_session;
 enum vkmoe_kv_type { VKMOE_KV_F16, VKMOE_KV_F32, VKMOE_KV_Q8_0 };
 
 /* What a session tells of its router besides its choices, for vkmoe_session_on_watch. */
-enum vkmoe_watch { VKMOE_WATCH_NONE, VKMOE_WATCH_ROUTER /* logits */, VKMOE_WATCH_EXPERTS /* and outputs */ };
+enum vkmoe_watch {
+    VKMOE_WATCH_NONE,
+    VKMOE_WATCH_ROUTER,  /* logits */
+    VKMOE_WATCH_EXPERTS, /* and outputs */
+    VKMOE_WATCH_INPUTS   /* and what vkmoe_session_on_inputs gets: slow, and not with doc_experts */
+};
 
 struct vkmoe_session_params {
     uint32_t n_ctx;   /* positions; 0: the model's training context, at most 4096 */
@@ -406,6 +411,33 @@ typedef void (*vkmoe_watch_fn)(void *user, const struct vkmoe_watched *w);
 
 /* Needs a session with `watch` or `doc_experts`. fn NULL: no more calls. */
 VKMOE_API void vkmoe_session_on_watch(vkmoe_session *ses, vkmoe_watch_fn fn, void *user);
+
+/* What is told of, and by which matrices it is multiplied. */
+enum vkmoe_input {
+    VKMOE_INPUT_ATTENTION,   /* q, k and v */
+    VKMOE_INPUT_OUTPUT,      /* the projection behind the attention */
+    VKMOE_INPUT_EXPERTS,     /* router, gate and up of the experts that were chosen and of the shared one */
+    VKMOE_INPUT_DOWN,        /* down of each expert that was chosen */
+    VKMOE_INPUT_SHARED_DOWN, /* down of the shared expert */
+    VKMOE_INPUT_HEAD         /* the output head, of all tokens; layer is the number of layers */
+};
+
+/* Of the tokens [pos, pos + n_tokens). Valid during the call. */
+struct vkmoe_inputs {
+    enum vkmoe_input what;
+    uint32_t layer, pos, n_tokens;
+    uint32_t width;        /* elements of a row */
+    uint32_t n_used;       /* of EXPERTS and DOWN, else 0 */
+    const float *rows;     /* (n_tokens, width); of DOWN (n_tokens, n_used, width) */
+    const uint32_t *pairs; /* of EXPERTS and DOWN: (n_tokens, n_used) as in vkmoe_route_fn */
+};
+
+/* Layers come in order for each step of a feed. */
+typedef void (*vkmoe_inputs_fn)(void *user, const struct vkmoe_inputs *in);
+
+/* What the matrices of the model are multiplied with, for importance matrices. Needs a session with
+ * VKMOE_WATCH_INPUTS, else fn is never called. fn NULL: no more calls. */
+VKMOE_API void vkmoe_session_on_inputs(vkmoe_session *ses, vkmoe_inputs_fn fn, void *user);
 
 /* From the next feed on only these experts are chosen; NULL: all that the model was opened with. Not with
  * doc_experts. The subset may be closed afterwards.

@@ -114,7 +114,7 @@ static void files(void **state)
     cor_sha256_end_hex(&h, want);
     test_write(path, data, sizeof(data));
     test_ok(cor_file_open(&f, path, &err), &err);
-    test_ok(cor_sha256_file(f, hex, seen, &last, &err), &err);
+    test_ok(cor_sha256_files(&f, 1, hex, seen, &last, &err), &err);
     assert_string_equal(hex, want);
     assert_true(last == sizeof(data));
     for (int io = 0; io < 2; io++) {
@@ -124,7 +124,7 @@ static void files(void **state)
         for (nth = 1; st != VKMOE_OK; nth++) {
             assert_true(nth < 20);
             (io ? cor_os_fail_from : cor_alloc_fail_from)(nth);
-            st = cor_sha256_file(f, hex, NULL, NULL, &err);
+            st = cor_sha256_files(&f, 1, hex, NULL, NULL, &err);
             cor_os_fail_from(0);
             cor_alloc_fail_from(0);
         }
@@ -134,7 +134,7 @@ static void files(void **state)
     assert_int_equal(cor_alloc_live(), live);
     test_write(path, data, 0);
     test_ok(cor_file_open(&f, path, &err), &err);
-    test_ok(cor_sha256_file(f, hex, NULL, NULL, &err), &err);
+    test_ok(cor_sha256_files(&f, 1, hex, NULL, NULL, &err), &err);
     assert_string_equal(hex, "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855");
     cor_file_close(f);
 }

@@ -1,10 +1,11 @@
-/* A masked run and the carved file give the same bits: every logit of a prompt in several chunks and of
- * tokens decoded one by one. */
+/* A masked run and the carved file give the same bits, and so do a model in one file and in several: every
+ * logit of a prompt in several chunks and of tokens decoded one by one. */
 #include <stdio.h>
 
 #include "experts/carve.h"
 #include "run/session.h"
 #include "support/device.h"
+#include "support/split.h"
 
 enum { N_PROMPT = 40, N_DECODE = 6, N_LAYERS = 6, N_ROUTED = 63 };
 
@@ -183,11 +184,44 @@ static void with_a_small_pool(void **state)
     xp_subset_free(&s);
 }
 
+/* Dense weights and experts come from three files, the latter through a pool too small for all. */
+static void in_parts(void **state)
+{
+    const struct run_model_params mp = {.pool_budget = 12 << 20};
+    const struct device_params dp = {.model = &mp};
+    struct device_case one, many;
+    char dir[4300], *slash;
+    const char *path;
+    float *a, *b;
+
+    (void)state;
+    golden_scripture(tokens, N_PROMPT + N_DECODE);
+    snprintf(dir, sizeof(dir), "%s", small_path());
+    assert_non_null(slash = strrchr(dir, '/'));
+    *slash = 0;
+    device_open(&one, golden_model("emo-nano", MDL_BF16), &dp);
+    if (device_slow(&one)) { /* what is read where depends on no driver */
+        device_close(&one);
+        return;
+    }
+    a = logits_of(&one, NULL);
+    device_close(&one);
+    path = split_copy(golden_model("emo-nano", MDL_BF16), dir, "parts", 3);
+    device_open(&many, path, &dp);
+    assert_int_equal(many.model->mdl->gguf->n_files, 3);
+    b = logits_of(&many, NULL);
+    assert_memory_equal(a, b, (size_t)(N_PROMPT + N_DECODE) * 4096 * sizeof(*a));
+    device_close(&many);
+    cor_free(a);
+    cor_free(b);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(same_bits),
         cmocka_unit_test(with_a_small_pool),
+        cmocka_unit_test(in_parts),
     };
 
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -4,6 +4,7 @@
 #include <stdio.h>
 
 #include "support/cli.h"
+#include "support/device.h"
 
 #define F32    "-ctk", "f32", "-ctv", "f32"
 #define PROMPT "And God said unto Moses, Go down, charge the people"
@@ -169,6 +170,36 @@ static void test_eval(void **state)
     assert_true(doc != all && first != doc && isfinite(first));
 }
 
+/* Importances of a text, which quantize takes without a word: they are of the same model. */
+static void test_imatrix(void **state)
+{
+    const char *dir = test_tmp(), *text = cli_path(dir, "text.txt"), *imatrix = cli_path(dir, "imatrix.gguf"),
+               *out = cli_path(dir, "out.gguf");
+    struct device_case device;
+    struct cli_result r;
+    bool slow;
+    cJSON *o;
+
+    (void)state;
+    cli_bad(2, "layerwise", "experts", "rank", "-f", text, "--imatrix-out", imatrix, "--method", "layerwise",
+            "--keep", "16");
+    cli_bad(2, "needs a text", "experts", "rank", "--stats", text, "--imatrix-out", imatrix);
+    device_open(&device, NULL, &(struct device_params){.lazy = true});
+    slow = device_slow(&device);
+    device_close(&device);
+    if (slow) /* what is read back depends on no driver */
+        return;
+    test_write(text, PROMPT, strlen(PROMPT));
+    cli_good(&r, "experts", "rank", "-f", text, "--imatrix-out", imatrix, "--json", "-c", "64");
+    o = cli_json(&r);
+    assert_string_equal(cli_get(o, "imatrix_output")->valuestring, imatrix);
+    cJSON_Delete(o);
+    cli_result_free(&r);
+    cli_good(&r, "quantize", test_source("models/emo-nano.gguf"), out, "q4_0", "--imatrix", imatrix);
+    assert_string_equal(r.err, "");
+    cli_result_free(&r);
+}
+
 static void test_bad(void **state)
 {
     const char *dir = test_tmp();
@@ -197,8 +228,8 @@ static void test_bad(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_modes), cmocka_unit_test(test_switch), cmocka_unit_test(test_eval),
-        cmocka_unit_test(test_topic), cmocka_unit_test(test_bad),
+        cmocka_unit_test(test_modes), cmocka_unit_test(test_switch),  cmocka_unit_test(test_eval),
+        cmocka_unit_test(test_topic), cmocka_unit_test(test_imatrix), cmocka_unit_test(test_bad),
     };
 
     return cmocka_run_group_tests(tests, NULL, NULL);

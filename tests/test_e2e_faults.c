@@ -7,6 +7,7 @@
 #include "core/log.h"
 #include "support/device.h"
 #include "support/fault.h"
+#include "support/split.h"
 
 #define N_PROMPT 6
 
@@ -342,11 +343,33 @@ static void check_change(bool cut)
     copy_close(&k);
 }
 
+/* The same of a model in two files, the second of which changes. */
+static void check_change_of_part(void)
+{
+    const char *first = split_copy(model_path(), test_tmp(), "part", 2);
+    struct vkmoe_err err = {0};
+    struct device_case c;
+    struct run_session *s;
+    const char *second;
+
+    open_on_base(&c, first);
+    second = cor_file_path(c.model->mdl->gguf->files[1]);
+    s = device_session(&c, &(struct run_session_params){.n_ctx = 16});
+    write_bytes(second, "ab", "more", 4);
+    assert_int_equal(run_session_feed(s, text, N_PROMPT, NULL, NULL, &err), VKMOE_ERR_IO);
+    check_line(&err);
+    assert_non_null(strstr(err.message, second));
+    assert_non_null(strstr(err.message, "changed while in use"));
+    run_session_destroy(s);
+    run_model_close(c.model);
+}
+
 static void test_file_changes(void **state)
 {
     (void)state;
     check_change(false);
     check_change(true);
+    check_change_of_part();
 }
 
 static void test_truncated(void **state)

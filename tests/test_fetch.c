@@ -119,7 +119,7 @@ static enum vkmoe_status rig_try(struct rig *r, const struct way *w, uint32_t wo
     gpu_cmds_barrier(r->read, GPU_BARRIER_HOST);
     TRY(gpu_cmds_end(r->read, err));
     TRY(cor_file_open(&r->file, path, err));
-    TRY(run_fetch_create(&r->f, r->dev, r->file, &fp, err));
+    TRY(run_fetch_create(&r->f, r->dev, &r->file, 1, &fp, err));
 done:
     return st;
 }
@@ -142,6 +142,7 @@ static enum vkmoe_status load(struct rig *r, uint32_t slot, uint64_t *rng, struc
     for (uint32_t i = 0; i < n; i++) {
         struct run_fetch_part *p = &parts[i];
 
+        p->file = 0;
         p->bytes = 1 + (uint32_t)(test_rand(rng) % (SLOT / 4 - 20));
         p->file_off = test_rand(rng) % (FILE_BYTES - p->bytes + 1);
         p->at = at;
@@ -213,7 +214,7 @@ static void same_bytes(void **state)
 /* Bytes and reads are counted exactly. */
 static void counts(void **state)
 {
-    const struct run_fetch_part parts[] = {{5, 17, 0}, {99, 4000, 20}};
+    const struct run_fetch_part parts[] = {{0, 5, 17, 0}, {0, 99, 4000, 20}};
     struct vkmoe_err err = {0};
     struct rig r;
 
@@ -236,7 +237,7 @@ static void counts(void **state)
 static void overlap(void **state)
 {
     const struct run_fetch_hooks h = {.seed = 1, .read_delay_us = 20000};
-    const struct run_fetch_part part = {0, 4000, 0};
+    const struct run_fetch_part part = {0, 0, 4000, 0};
     struct vkmoe_err err = {0};
     uint64_t start;
     struct rig r;
@@ -355,7 +356,7 @@ static void bad_reads(void **state)
 
 static void wrong_files(void **state)
 {
-    const struct run_fetch_part past = {FILE_BYTES - 10, 11, 0};
+    const struct run_fetch_part past = {.file_off = FILE_BYTES - 10, .bytes = 11};
     uint64_t rng = test_seed();
     struct vkmoe_err err = {0};
     struct rig r;

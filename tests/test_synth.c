@@ -104,11 +104,16 @@ static void check_tensor(const struct mdl_gguf *g, const struct mdl_tensor *t, d
 
 static void test_values(void **state)
 {
-    static const enum mdl_type types[] = {MDL_F32, MDL_F16, MDL_BF16, MDL_Q8_0, MDL_Q4_0};
+    static const enum mdl_type types[] = {
+#define MDL_X(id, value, name, elems, bytes, file) id,
+        MDL_TYPE_LIST(MDL_X)
+#undef MDL_X
+    };
     struct mdl_synth_params p = small(cli_path(test_tmp(), "x.gguf"), MDL_F32);
     struct mdl_model *m;
 
     (void)state;
+    p.shape.config.ff_expert = 256; /* one of the larger blocks */
     for (size_t k = 0; k < COR_COUNT(types); k++) {
         p.type = types[k];
         test_ok(mdl_synth(&p, &err), &err);
@@ -156,10 +161,10 @@ static void test_tokenizer(void **state)
  * ---------------------------------------------------------------------------------------------------- */
 
 /* Hundreds of tokens: finite logits, every expert used, none by all. */
-static void test_decode(void **state)
+static void check_decode(enum mdl_type type)
 {
     enum { N = 300, LAYERS = 3, EXPERTS = 32, USED = 4 };
-    struct mdl_synth_params p = small(cli_path(test_tmp(), "x.gguf"), MDL_Q4_0);
+    struct mdl_synth_params p = small(cli_path(test_tmp(), "x.gguf"), type);
     const struct mdl_ref_params rp = {.n_ctx = N};
     struct mdl_ref_route routes[LAYERS];
     uint32_t used[LAYERS][EXPERTS] = {{0}}, best = 0;
@@ -168,7 +173,8 @@ static void test_decode(void **state)
     struct mdl_model *m;
     struct mdl_ref *ref;
 
-    (void)state;
+    if (mdl_type_find((uint32_t)type)->block_elems == 256)
+        p.shape.config.ff_expert = 256;
     p.shape.config.n_layers = LAYERS;
     p.shape.config.n_experts = EXPERTS;
     p.shape.config.n_experts_used = USED;
@@ -195,6 +201,14 @@ static void test_decode(void **state)
     mdl_close(m);
 }
 
+static void test_decode(void **state)
+{
+    (void)state;
+    check_decode(MDL_Q4_0);
+    check_decode(MDL_Q4_K);
+    check_decode(MDL_MXFP4);
+}
+
 /* FNV-1a of everything behind the header, which names the version. */
 static uint64_t hash(const struct mdl_synth_params *p)
 {
@@ -218,21 +232,26 @@ static uint64_t hash(const struct mdl_synth_params *p)
 static void test_same_bytes(void **state)
 {
     static const struct {
-        enum mdl_type type;
+        const char *type; /* or mix */
         uint64_t hash;
     } cases[] = {
-        {MDL_Q4_0, 0x1f8a931f01eb4652}, {MDL_Q8_0, 0x31f4779af893b665}, {MDL_F16, 0x6df0fcec893bd099}};
+        {"q4_0", 0x1f8a931f01eb4652},   {"q8_0", 0x31f4779af893b665},   {"f16", 0x6df0fcec893bd099},
+        {"q4_k_m", 0x68234da79c345b97}, {"q2_k", 0x224fab48657f9304},   {"q3_k", 0xf4e41bbd928280da},
+        {"q5_k", 0x8f0ac0e074f9ac7c},   {"q6_k", 0xf12030bf27e0e3ff},   {"q4_1", 0x60a851ec1b378be8},
+        {"q5_0", 0xb148f2a293e2c7b3},   {"iq4_nl", 0x321efa70e8bb6cac}, {"mxfp4", 0x32240be312de6d85}};
+    struct mdl_recipe recipe;
     struct mdl_synth_params p = small(cli_path(test_tmp(), "x.gguf"), MDL_F32);
 
     (void)state;
     for (size_t i = 0; i < COR_COUNT(cases); i++) {
         uint64_t h;
 
-        p.type = cases[i].type;
+        assert_true(mdl_recipe_parse(&recipe, cases[i].type));
+        p.recipe = &recipe;
         p.seed = 1;
         h = hash(&p);
         if (h != cases[i].hash)
-            fail_msg("type %d: the bytes hash to 0x%016llx", (int)p.type, (unsigned long long)h);
+            fail_msg("%s: the bytes hash to 0x%016llx", cases[i].type, (unsigned long long)h);
         p.seed = 2;
         assert_true(hash(&p) != h);
     }

@@ -480,6 +480,11 @@ void vkmoe_session_on_watch(vkmoe_session *ses, vkmoe_watch_fn fn, void *user)
     run_session_on_watch(ses->run, fn, user);
 }
 
+void vkmoe_session_on_inputs(vkmoe_session *ses, vkmoe_inputs_fn fn, void *user)
+{
+    run_session_on_inputs(ses->run, fn, user);
+}
+
 /* Every expert of the subset must be one that the model was opened with. */
 static enum vkmoe_status check_inside(const struct run_model *m, const struct xp_subset *s,
                                       struct vkmoe_err *err)

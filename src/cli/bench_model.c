@@ -11,24 +11,36 @@
 enum { PIECES = 64, PIECE_BYTES = 1 << 16 };
 
 /* Size and PIECES pieces at equal distances: a file of many gigabytes is told from another at once. */
-static enum vkmoe_status digest(struct bench_model *m, struct cor_file *f, struct vkmoe_err *err)
+static enum vkmoe_status add_file(struct cor_sha256 *h, struct cor_file *f, unsigned char *piece,
+                                  struct vkmoe_err *err)
 {
     uint64_t size = cor_file_size(f), step = size > PIECE_BYTES ? (size - PIECE_BYTES) / (PIECES - 1) : 0;
     size_t n = (size_t)(size < PIECE_BYTES ? size : PIECE_BYTES);
-    unsigned char *piece = cor_alloc(PIECE_BYTES), le[8];
+    enum vkmoe_status st = VKMOE_OK;
+    unsigned char le[8];
+
+    for (int i = 0; i < 8; i++)
+        le[i] = (unsigned char)(size >> 8 * i);
+    cor_sha256_add(h, le, sizeof(le));
+    for (uint64_t i = 0; i < PIECES; i++) {
+        TRY(cor_file_read(f, i * step, piece, n, err));
+        cor_sha256_add(h, piece, n);
+    }
+done:
+    return st;
+}
+
+static enum vkmoe_status digest(struct bench_model *m, const struct mdl_gguf *g, struct vkmoe_err *err)
+{
+    unsigned char *piece = cor_alloc(PIECE_BYTES);
     enum vkmoe_status st = VKMOE_OK;
     struct cor_sha256 h;
 
     if (!piece)
         FAIL(VKMOE_ERR_MEMORY, "%s: no memory for a digest", m->path);
-    for (int i = 0; i < 8; i++)
-        le[i] = (unsigned char)(size >> 8 * i);
     cor_sha256_begin(&h);
-    cor_sha256_add(&h, le, sizeof(le));
-    for (uint64_t i = 0; i < PIECES; i++) {
-        TRY(cor_file_read(f, i * step, piece, n, err));
-        cor_sha256_add(&h, piece, n);
-    }
+    for (uint32_t i = 0; i < g->n_files; i++)
+        TRY(add_file(&h, g->files[i], piece, err));
     cor_sha256_end_hex(&h, m->digest);
 done:
     cor_free(piece);
@@ -109,7 +121,7 @@ enum vkmoe_status bench_model_read(struct bench_model *m, const char *path, stru
     m->weight_bytes = weight_bytes(mdl);
     m->cache_row_elems = (uint64_t)c->n_layers * c->n_kv_heads * c->head_dim;
     name_type(m, mdl);
-    TRY(digest(m, mdl->gguf->file, err));
+    TRY(digest(m, mdl->gguf, err));
 done:
     mdl_close(mdl);
     return st;

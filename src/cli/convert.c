@@ -11,6 +11,7 @@ static int run(const struct cli_cmd *cmd, int argc, char **argv)
         {"--type", CLI_STR, &f.type, "TYPE",
          "type of the matrices: f32, f16, bf16, q8_0, q4_k_m ... (docs/FORMATS.md; required)", 0, 0},
         CLI_FORMAT_OPTIONS(f),
+        CLI_IMATRIX_OPTION(f),
         {NULL, CLI_FLAG, NULL, NULL, NULL, 0, 0},
     };
     int n_pos = 0, status = cli_parse(cmd, opts, argc, argv, &n_pos);

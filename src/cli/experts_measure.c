@@ -517,7 +517,7 @@ static enum vkmoe_status weigh(struct eval *ev, struct eval_text *t, size_t k, s
     struct vkmoe_pool_stats pool;
     enum vkmoe_status st = VKMOE_OK;
 
-    r->disk_bytes = cor_file_size(ev->mdl->gguf->file);
+    r->disk_bytes = mdl_gguf_file_bytes(ev->mdl->gguf);
     if (sub)
         TRY(xp_carve_size(&carve, ev->mdl, &r->disk_bytes, err));
     TRY(open_only(ev, sub, err));

@@ -9,12 +9,13 @@
 #include "core/digest.h"
 #include "core/log.h"
 #include "core/os.h"
+#include "experts/inputs.h"
 
 struct rank {
     struct cli_engine e;
     /* options */
     struct cli_strs texts, files; /* of -f and --stats */
-    const char *keep, *per_layer, *coverage, *method_name, *out, *stats_out, *separator;
+    const char *keep, *per_layer, *coverage, *method_name, *out, *stats_out, *imatrix_out, *separator;
     bool lines, json;
     int64_t seed, documents;
     /* what they mean */
@@ -26,6 +27,8 @@ struct rank {
     struct cli_calibration calibration;
     struct xp_stats stats;
     struct xp_subset subset;
+    struct mdl_model *mdl;   /* of -m, while it is calibrated */
+    struct xp_inputs inputs; /* of --imatrix-out */
 };
 
 /* ---- options
@@ -39,7 +42,7 @@ static int check_budget(const struct cli_cmd *cmd, struct rank *r)
 
     if (given > 1)
         return cli_usage(cmd, "give one of --keep, --keep-per-layer and --coverage");
-    if (!given && (!r->stats_out || r->out))
+    if (!given && ((!r->stats_out && !r->imatrix_out) || r->out))
         return cli_usage(cmd, "say how many experts to keep: --keep, --keep-per-layer or --coverage");
     if (r->keep)
         st = xp_budget_keep(&r->budget, r->keep, &err);
@@ -67,6 +70,10 @@ static int check_options(const struct cli_cmd *cmd, struct rank *r)
                          "layerwise cannot rank from statistics: each layer's depend on the layers before");
     if (r->method == CLI_LAYERWISE && r->stats_out)
         return cli_usage(cmd, "layerwise has no statistics that add up: use router or easy-ep");
+    if (r->method == CLI_LAYERWISE && r->imatrix_out)
+        return cli_usage(cmd, "layerwise feeds layers many times: --imatrix-out takes router or easy-ep");
+    if (r->imatrix_out && !r->texts.n)
+        return cli_usage(cmd, "--imatrix-out needs a text (-f)");
     if (r->stats_out && !r->texts.n)
         return cli_usage(cmd, "--stats-out needs a text (-f); `vkmoe experts merge` adds statistics");
     return check_budget(cmd, r);
@@ -99,15 +106,15 @@ done:
 /* Empty statistics of the model of -m: its shape, before any device is opened. */
 static enum vkmoe_status begin_stats(struct rank *r, struct vkmoe_err *err)
 {
-    struct mdl_model *m = NULL;
     char path[sizeof(r->e.path)];
     enum vkmoe_status st = VKMOE_OK;
 
     TRY(cli_model_path(r->e.model, path, err));
-    TRY(mdl_open(&m, path, err));
-    TRY(xp_stats_init(&r->stats, m, cli_method_family(r->method), err));
+    TRY(mdl_open(&r->mdl, path, err));
+    TRY(xp_stats_init(&r->stats, r->mdl, cli_method_family(r->method), err));
+    if (r->imatrix_out)
+        TRY(xp_inputs_init(&r->inputs, r->mdl, err));
 done:
-    mdl_close(m);
     return st;
 }
 
@@ -136,6 +143,8 @@ static enum vkmoe_status run_model(struct rank *r, struct vkmoe_err *err)
 
     for (size_t i = 0; i < r->texts.n; i++)
         TRY(cli_calibration_add(&r->calibration, &r->e, &r->corpora[i], r->documents, r->texts.at[i], err));
+    if (r->imatrix_out)
+        vkmoe_session_on_inputs(r->e.ses, xp_inputs_add, &r->inputs);
     if (r->method == CLI_LAYERWISE)
         TRY(cli_calibrate_layerwise(&r->e, &r->calibration, &r->budget, &r->stats, &r->subset, err));
     else
@@ -259,6 +268,8 @@ static void print_json(const struct rank *r)
     json_path("output", r->out);
     printf(", ");
     json_path("stats_output", r->stats_out);
+    printf(", ");
+    json_path("imatrix_output", r->imatrix_out);
     if (r->e.ses) {
         printf(", ");
         cli_pool_json(&r->e);
@@ -275,6 +286,9 @@ static enum vkmoe_status finish(struct rank *r, struct vkmoe_err *err)
         TRY(choose(r, err));
     if (r->e.ses)
         TRY(cli_engine_commit(&r->e, err));
+    if (r->imatrix_out)
+        TRY(xp_inputs_write(&r->inputs, r->imatrix_out, r->texts.at, r->texts.n, (uint32_t)r->stats.documents,
+                            err));
     if (r->stats_out)
         TRY(xp_stats_write(&r->stats, r->stats_out, err));
     if (r->out)
@@ -317,7 +331,7 @@ static int rank_run(const struct cli_cmd *cmd, struct rank *r)
         TRY(begin_stats(r, &err));
     TRY(fit_budget(r, &err));
     if (r->texts.n) {
-        r->e.params.watch = cli_method_watch(r->method);
+        r->e.params.watch = r->imatrix_out ? VKMOE_WATCH_INPUTS : cli_method_watch(r->method);
         if ((status = cli_engine_open(&r->e, cmd)) != CLI_GOOD)
             goto done;
         cor_catch_interrupt();
@@ -347,6 +361,8 @@ static int rank_main(const struct cli_cmd *cmd, int argc, char **argv)
         {"--seed", CLI_INT, &r.seed, "N", "of random (default 0)", 0, 9e15},
         {"-o|--output", CLI_STR, &r.out, "FILE", "write the subset, for --experts and `experts carve`", 0, 0},
         {"--stats-out", CLI_STR, &r.stats_out, "FILE", "write the sums, which `experts merge` adds", 0, 0},
+        {"--imatrix-out", CLI_STR, &r.imatrix_out, "FILE",
+         "write how much each column of each matrix counts, for `vkmoe quantize --imatrix`", 0, 0},
         {"--stats", CLI_STRS, &r.files, "FILE...", "rank from such sums (added up) instead of a text", 0, 0},
         {"--separator", CLI_STR, &r.separator, "TEXT",
          "what stands between documents (default: newline, <|endoftext|>, newline; empty: a file is one)", 0,
@@ -369,6 +385,8 @@ static int rank_main(const struct cli_cmd *cmd, int argc, char **argv)
         cli_corpus_free(&r.corpora[i]);
     cor_free(r.corpora);
     cli_calibration_free(&r.calibration);
+    xp_inputs_free(&r.inputs);
+    mdl_close(r.mdl);
     xp_stats_free(&r.stats);
     xp_subset_free(&r.subset);
     xp_budget_free(&r.budget);
@@ -381,6 +399,7 @@ const struct cli_cmd cli_experts_rank = {
     .synopsis = "[-m FILE] -f TEXT... --keep N|N% [--method NAME] [-o SUBSET.json] [OPTION...]",
     .example = "  vkmoe experts rank -f mails.txt --keep 12.5% -o mails.json\n"
                "  vkmoe experts rank -f part1.jsonl --stats-out part1.stats.json\n"
+               "  vkmoe experts rank -f mails.txt --imatrix-out mails.imatrix.gguf\n"
                "  vkmoe experts rank --stats part*.stats.json --coverage 95% -o all.json\n",
     .run = rank_main,
 };

@@ -3,7 +3,7 @@
 #include "core/os.h"
 #include "model/convert.h"
 
-static bool parse_recipe(const struct cli_cmd *cmd, const struct cli_formats *f, struct mdl_recipe *r)
+bool cli_parse_formats(const struct cli_cmd *cmd, const struct cli_formats *f, struct mdl_recipe *r)
 {
     char names[256];
 
@@ -22,12 +22,16 @@ int cli_write_formats(const struct cli_cmd *cmd, const struct cli_formats *f, co
 {
     struct cli_progress bar = {.what = what};
     struct mdl_recipe recipe;
-    const struct mdl_convert_params p = {
-        .in = in, .out = out, .recipe = &recipe, .progress = cli_progress_step, .progress_user = &bar};
+    const struct mdl_convert_params p = {.in = in,
+                                         .out = out,
+                                         .recipe = &recipe,
+                                         .imatrix = f->imatrix,
+                                         .progress = cli_progress_step,
+                                         .progress_user = &bar};
     struct vkmoe_err err;
     enum vkmoe_status st;
 
-    if (!parse_recipe(cmd, f, &recipe))
+    if (!cli_parse_formats(cmd, f, &recipe))
         return CLI_USAGE;
     cor_catch_interrupt(); /* so that no temporary file is left */
     st = mdl_convert(&p, &err);

@@ -296,7 +296,9 @@ static void print_text(const struct report *r)
     mdl_gguf_str(r->g, "general.name", &name, NULL);
     printf("file           %s\n", r->path);
     printf("format         GGUF version %u, %" PRIu64 " bytes, %" PRIu64 " keys, %" PRIu64 " tensors\n",
-           r->g->version, cor_file_size(r->g->file), r->g->n_kv, r->g->n_tensors);
+           r->g->version, mdl_gguf_file_bytes(r->g), r->g->n_kv, r->g->n_tensors);
+    if (r->g->n_files > 1)
+        printf("parts          %" PRIu32 " files\n", r->g->n_files);
     printf("architecture   %s\n", mdl_show(text, arch.p, arch.n));
     if (name.n)
         printf("name           %s\n", mdl_show(text, name.p, name.n));
@@ -322,7 +324,10 @@ static void print_text(const struct report *r)
         const struct mdl_type_info *info = mdl_type_find(t->gguf_type);
 
         if (!i)
-            printf("\n%14s %14s  %-6s %-20s name\n", "offset", "bytes", "format", "shape");
+            printf("\n%s%14s %14s  %-6s %-20s name\n", r->g->n_files > 1 ? " part" : "", "offset", "bytes",
+                   "format", "shape");
+        if (r->g->n_files > 1)
+            printf("%5" PRIu32, t->part + 1);
         snprintf(text, sizeof(text), "%" PRIu64 " x %" PRIu64 " x %" PRIu64, t->dims[2] * t->dims[3],
                  t->dims[1], t->dims[0]);
         printf("%14" PRIu64 " %14" PRIu64 "  %-6s %-20s ", t->file_off, t->bytes, info ? info->name : "?",
@@ -434,7 +439,8 @@ static void json_tensors(const struct mdl_gguf *g)
         printf(",\"dims\":[");
         for (uint32_t d = 0; d < t->n_dims; d++)
             printf("%s%" PRIu64, d ? "," : "", t->dims[d]);
-        printf("],\"offset\":%" PRIu64 ",\"bytes\":%" PRIu64 "}", t->file_off, t->bytes);
+        printf("],\"part\":%" PRIu32 ",\"offset\":%" PRIu64 ",\"bytes\":%" PRIu64 "}", t->part + 1,
+               t->file_off, t->bytes);
     }
     putchar(']');
 }
@@ -447,7 +453,8 @@ static void print_json(const struct report *r)
     mdl_gguf_str(r->g, "general.name", &name, NULL);
     putchar('{');
     json_str("file", r->path, strlen(r->path));
-    printf(",\"file_bytes\":%" PRIu64 ",\"gguf_version\":%u,", cor_file_size(r->g->file), r->g->version);
+    printf(",\"file_bytes\":%" PRIu64 ",\"files\":%" PRIu32 ",\"gguf_version\":%u,",
+           mdl_gguf_file_bytes(r->g), r->g->n_files, r->g->version);
     json_str("architecture", arch.p, (size_t)arch.n);
     putchar(',');
     json_str("name", name.p, (size_t)name.n);

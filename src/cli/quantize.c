@@ -7,6 +7,7 @@ static int run(const struct cli_cmd *cmd, int argc, char **argv)
     struct cli_formats f = {0};
     const struct cli_opt opts[] = {
         CLI_FORMAT_OPTIONS(f),
+        CLI_IMATRIX_OPTION(f),
         {NULL, CLI_FLAG, NULL, NULL, NULL, 0, 0},
     };
     int n_pos = 0, status = cli_parse(cmd, opts, argc, argv, &n_pos);

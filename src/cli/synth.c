@@ -2,7 +2,7 @@
 #include <stdio.h>
 #include <string.h>
 
-#include "cli/cli.h"
+#include "cli/formats.h"
 #include "core/os.h"
 #include "model/synth.h"
 
@@ -18,16 +18,26 @@ static int unknown_shape(const struct cli_cmd *cmd, const char *name)
                 : cli_usage(cmd, "--shape is missing; known are %s", names);
 }
 
+static void default_path(char *dst, size_t n, const char *shape, const char *type)
+{
+    snprintf(dst, n, "%s-%s.gguf", shape, type);
+    for (char *c = dst + strlen(shape); *c; c++)
+        *c = (char)(*c >= 'A' && *c <= 'Z' ? *c - 'A' + 'a' : *c);
+}
+
 static int synth_main(const struct cli_cmd *cmd, int argc, char **argv)
 {
-    const char *name = NULL, *out = NULL, *type_name = "q4_0";
+    const char *name = NULL, *out = NULL;
+    struct cli_formats f = {.type = "q4_0"};
+    struct mdl_recipe recipe;
     int64_t seed = 1, layers = 0, experts = 0, vocab = 0;
     const struct cli_opt opts[] = {
         {"--shape", CLI_STR, &name, "NAME", "emo-1b14b or emo-nano (required)", 0, 0},
         {"-o|--output", CLI_STR, &out, "FILE",
          "GGUF file to write; replaced when it exists (default: SHAPE-TYPE.gguf here)", 0, 0},
-        {"--type", CLI_STR, &type_name, "TYPE",
-         "type of the matrices: f32, f16, bf16, q8_0 or q4_0 (default)", 0, 0},
+        {"--type", CLI_STR, &f.type, "TYPE",
+         "of the matrices (default q4_0): a type or mix that vkmoe quantize --help lists", 0, 0},
+        CLI_FORMAT_OPTIONS(f),
         {"-s|--seed", CLI_INT, &seed, "N", "same seed, same bytes (default 1)", 0, 9e15},
         {"--layers", CLI_INT, &layers, "N", "instead of the shape's own number", 1, 1024},
         {"--experts", CLI_INT, &experts, "N", "routed experts of each layer, instead of the shape's own", 1,
@@ -49,8 +59,9 @@ static int synth_main(const struct cli_cmd *cmd, int argc, char **argv)
     shape = name ? mdl_shape_find(name) : NULL;
     if (!shape)
         return unknown_shape(cmd, name);
-    if (!cli_parse_type(cmd, type_name, &p.type))
+    if (!cli_parse_formats(cmd, &f, &recipe))
         return CLI_USAGE;
+    p.recipe = &recipe;
     p.shape = *shape;
     if (layers)
         p.shape.config.n_layers = (uint32_t)layers;
@@ -61,7 +72,7 @@ static int synth_main(const struct cli_cmd *cmd, int argc, char **argv)
         p.shape.eos = (uint32_t)vocab - 1;
     }
     p.seed = (uint64_t)seed;
-    snprintf(path, sizeof(path), "%s-%s.gguf", shape->name, mdl_type_find((uint32_t)p.type)->name);
+    default_path(path, sizeof(path), shape->name, f.type);
     p.out = out ? out : path;
     cor_catch_interrupt(); /* so that no temporary file is left */
     st = mdl_synth(&p, &err);

@@ -47,28 +47,35 @@ bool cor_sha256_is_hex(const char *s)
     return strlen(s) == COR_SHA256_HEX - 1 && strspn(s, "0123456789abcdef") == COR_SHA256_HEX - 1;
 }
 
-enum vkmoe_status cor_sha256_file(struct cor_file *f, char hex[COR_SHA256_HEX],
-                                  void (*progress)(void *user, uint64_t done, uint64_t total), void *user,
-                                  struct vkmoe_err *err)
+enum vkmoe_status cor_sha256_files(struct cor_file *const *files, size_t n_files, char hex[COR_SHA256_HEX],
+                                   void (*progress)(void *user, uint64_t done, uint64_t total), void *user,
+                                   struct vkmoe_err *err)
 {
     enum vkmoe_status st = VKMOE_OK;
-    uint64_t size = cor_file_size(f);
+    uint64_t total = 0, done = 0;
     uint8_t *piece = cor_alloc(PIECE);
     struct cor_sha256 h;
 
     if (!piece)
-        FAIL(VKMOE_ERR_MEMORY, "%s: no memory to compute its SHA-256", cor_file_path(f));
+        FAIL(VKMOE_ERR_MEMORY, "%s: no memory to compute its SHA-256", cor_file_path(files[0]));
+    for (size_t i = 0; i < n_files; i++)
+        total += cor_file_size(files[i]);
     cor_sha256_begin(&h);
-    for (uint64_t off = 0; off < size;) {
-        size_t n = size - off < PIECE ? (size_t)(size - off) : PIECE;
+    for (size_t i = 0; i < n_files; i++) {
+        const uint64_t size = cor_file_size(files[i]);
 
-        TRY(cor_file_read(f, off, piece, n, err));
-        cor_sha256_add(&h, piece, n);
-        off += n;
-        if (progress)
-            progress(user, off, size);
-        if (cor_interrupted())
-            FAIL(VKMOE_ERR_IO, "%s: interrupted", cor_file_path(f));
+        for (uint64_t off = 0; off < size;) {
+            size_t n = size - off < PIECE ? (size_t)(size - off) : PIECE;
+
+            TRY(cor_file_read(files[i], off, piece, n, err));
+            cor_sha256_add(&h, piece, n);
+            off += n;
+            done += n;
+            if (progress)
+                progress(user, done, total);
+            if (cor_interrupted())
+                FAIL(VKMOE_ERR_IO, "%s: interrupted", cor_file_path(files[i]));
+        }
     }
     cor_sha256_end_hex(&h, hex);
 done:

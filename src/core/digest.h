@@ -25,10 +25,10 @@ const char *cor_sha256_end_hex(struct cor_sha256 *h, char hex[COR_SHA256_HEX]);
 /* True when s is exactly 64 hexadecimal digits in lower case. */
 bool cor_sha256_is_hex(const char *s);
 
-/* Of a whole file, read in pieces of 1 MiB. progress (NULL: none) gets bytes done and the file's size.
- * Ctrl-C ends it with VKMOE_ERR_IO. */
-enum vkmoe_status cor_sha256_file(struct cor_file *f, char hex[COR_SHA256_HEX],
-                                  void (*progress)(void *user, uint64_t done, uint64_t total), void *user,
-                                  struct vkmoe_err *err);
+/* Of whole files, one behind the other as cat joins them, read in pieces of 1 MiB. progress (NULL: none) gets
+ * bytes done and the size of all. Ctrl-C ends it with VKMOE_ERR_IO. */
+enum vkmoe_status cor_sha256_files(struct cor_file *const *files, size_t n_files, char hex[COR_SHA256_HEX],
+                                   void (*progress)(void *user, uint64_t done, uint64_t total), void *user,
+                                   struct vkmoe_err *err);
 
 #endif

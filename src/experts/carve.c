@@ -65,17 +65,16 @@ done:
 /* Keys that number experts or say where the file comes from. */
 static bool is_replaced(const char *key)
 {
-    static const char *const names[] = {"general.alignment",          "deepseek.expert_count",
-                                        "deepseek.expert_used_count", "vkmoe.version",
-                                        "vkmoe.expert_ids",           "vkmoe.expert_count_per_layer",
-                                        "vkmoe.source.expert_count",  "vkmoe.source.sha256",
-                                        "vkmoe.parent.sha256",        "vkmoe.subset.method",
-                                        "vkmoe.subset.calibration"};
+    static const char *const names[] = {
+        "deepseek.expert_count",   "deepseek.expert_used_count",   "vkmoe.version",
+        "vkmoe.expert_ids",        "vkmoe.expert_count_per_layer", "vkmoe.source.expert_count",
+        "vkmoe.source.sha256",     "vkmoe.parent.sha256",          "vkmoe.subset.method",
+        "vkmoe.subset.calibration"};
 
     for (size_t i = 0; i < COR_COUNT(names); i++)
         if (!strcmp(key, names[i]))
             return true;
-    return false;
+    return mdl_gguf_key_of_file(key);
 }
 
 static enum vkmoe_status put_text(struct carve *c, const char *key, const char *text)
@@ -238,7 +237,7 @@ static enum vkmoe_status copy_tensors(struct carve *c)
         else
             TRY(copy(c, t, 0, t->bytes));
     }
-    TRY(cor_file_unchanged(g->file, c->err));
+    TRY(mdl_gguf_unchanged(g, c->err));
 done:
     return st;
 }
@@ -405,12 +404,13 @@ static enum vkmoe_status run(struct carve *c)
 {
     const struct xp_carve_params *p = c->p;
     struct vkmoe_err *err = c->err;
-    struct cor_file *f;
+    const struct mdl_gguf *g;
     enum vkmoe_status st;
 
-    if (cor_path_same(p->model, p->out) || cor_path_same(p->subset_name, p->out))
-        FAIL(VKMOE_ERR_ARGUMENT, "%s: is read; write to another file", p->out);
     TRY(mdl_open(&c->m, p->model, err));
+    g = c->m->gguf;
+    if (mdl_gguf_is_file(g, p->out) || cor_path_same(p->subset_name, p->out))
+        FAIL(VKMOE_ERR_ARGUMENT, "%s: is read; write to another file", p->out);
     TRY(xp_ids_read(&c->ids, c->m, err));
     TRY(judge(c));
     if (!cor_path_in_place(p->out))
@@ -418,12 +418,11 @@ static enum vkmoe_status run(struct carve *c)
     c->piece = cor_alloc(PIECE);
     if (!c->piece)
         FAIL(VKMOE_ERR_MEMORY, "%s: no memory to copy", p->out);
-    f = c->m->gguf->file;
     TRY(mdl_gguf_create(&c->w, p->out, err));
     TRY(put_tensors(c));
-    c->r->in_bytes = cor_file_size(f);
+    c->r->in_bytes = mdl_gguf_file_bytes(g);
     c->total += c->r->in_bytes;
-    TRY(cor_sha256_file(f, c->r->sha256, hashed, c, err));
+    TRY(cor_sha256_files(g->files, g->n_files, c->r->sha256, hashed, c, err));
     TRY(put_keys(c));
     TRY(copy_tensors(c));
     TRY(commit(c));

@@ -178,8 +178,7 @@ static enum vkmoe_status put_header(struct merge *m, const char *digest)
     for (uint64_t i = 0; i < g->n_kv; i++) {
         const char *key = g->kv[i].key;
 
-        if (strcmp(key, "general.alignment") && strcmp(key, "vkmoe.version") &&
-            strcmp(key, "vkmoe.merged.sha256"))
+        if (!mdl_gguf_key_of_file(key) && strcmp(key, "vkmoe.version") && strcmp(key, "vkmoe.merged.sha256"))
             TRY(mdl_gguf_put_kv(m->w, &g->kv[i], err));
     }
     TRY(mdl_gguf_put_str(m->w, "vkmoe.version", vkmoe_version(), strlen(vkmoe_version()), err));
@@ -208,8 +207,8 @@ static enum vkmoe_status put_tensors(struct merge *m)
         else
             TRY(put_dense(m, t));
     }
-    TRY(cor_file_unchanged(g->file, m->err));
-    TRY(cor_file_unchanged(m->from->gguf->file, m->err));
+    TRY(mdl_gguf_unchanged(g, m->err));
+    TRY(mdl_gguf_unchanged(m->from->gguf, m->err));
 done:
     return st;
 }
@@ -226,11 +225,11 @@ static void hashed(void *user, uint64_t done, uint64_t size)
         m->p->progress(m->p->progress_user, m->done + done, m->total);
 }
 
-static enum vkmoe_status digest(struct merge *m, struct cor_file *f, char hex[COR_SHA256_HEX])
+static enum vkmoe_status digest(struct merge *m, const struct mdl_gguf *g, char hex[COR_SHA256_HEX])
 {
-    enum vkmoe_status st = cor_sha256_file(f, hex, hashed, m, m->err);
+    enum vkmoe_status st = cor_sha256_files(g->files, g->n_files, hex, hashed, m, m->err);
 
-    m->done += cor_file_size(f);
+    m->done += mdl_gguf_file_bytes(g);
     return st;
 }
 
@@ -242,10 +241,10 @@ static enum vkmoe_status run(struct merge *m)
     struct vkmoe_err *err = m->err;
     enum vkmoe_status st = VKMOE_OK;
 
-    if (cor_path_same(p->full, p->out) || cor_path_same(p->from, p->out))
-        FAIL(VKMOE_ERR_ARGUMENT, "%s: is read; write to another file", p->out);
     TRY(mdl_open(&m->full, p->full, err));
     TRY(mdl_open(&m->from, p->from, err));
+    if (mdl_gguf_is_file(m->full->gguf, p->out) || mdl_gguf_is_file(m->from->gguf, p->out))
+        FAIL(VKMOE_ERR_ARGUMENT, "%s: is read; write to another file", p->out);
     TRY(xp_fit(m->full, m->from, err));
     TRY(xp_ids_read(&m->full_ids, m->full, err));
     TRY(xp_ids_read(&m->from_ids, m->from, err));
@@ -258,10 +257,10 @@ static enum vkmoe_status run(struct merge *m)
     if (!m->changed || !m->a || !m->b)
         FAIL(VKMOE_ERR_MEMORY, "%s: no memory to copy", p->out);
     TRY(mdl_gguf_create(&m->w, p->out, err));
-    m->total = cor_file_size(m->from->gguf->file) + 2 * cor_file_size(m->full->gguf->file);
-    TRY(digest(m, m->full->gguf->file, full));
+    m->total = mdl_gguf_file_bytes(m->from->gguf) + 2 * mdl_gguf_file_bytes(m->full->gguf);
+    TRY(digest(m, m->full->gguf, full));
     TRY(check_source(m, full));
-    TRY(digest(m, m->from->gguf->file, from));
+    TRY(digest(m, m->from->gguf, from));
     TRY(put_header(m, from));
     TRY(put_tensors(m));
     for (uint32_t i = 0; i < m->r->n_experts; i++)

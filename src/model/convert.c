@@ -95,8 +95,12 @@ void cv_base_name(char *dst, size_t n, const char *path)
 
 struct band {
     struct cv_plan *p;
-    uint8_t *in, *out; /* rows as they stand in the files */
-    float *row;        /* one row */
+    uint8_t *in, *out;   /* rows as they stand in the files */
+    float *row;          /* one row */
+    float *weights;      /* of the tensor's columns, (planes, columns); NULL: all the same */
+    uint64_t at;         /* rows of the tensor written */
+    uint32_t n_without;  /* matrices that the imatrix does not know */
+    const char *without; /* the first of them */
     uint64_t done_bytes;
 };
 
@@ -123,6 +127,26 @@ static bool fits(enum mdl_type type, const float *row, uint64_t n)
     return true;
 }
 
+static const float *weights_of(const struct band *b, const struct cv_tensor *t, uint64_t row)
+{
+    return b->weights ? b->weights + row / t->dims[1] * t->dims[0] : NULL;
+}
+
+/* The token embedding is looked up, not multiplied. */
+static enum vkmoe_status load_weights(struct band *b, const struct cv_tensor *t, struct vkmoe_err *err)
+{
+    const struct mdl_imatrix *m = b->p->imatrix;
+    enum vkmoe_status st = VKMOE_OK;
+
+    if (!m || t->n_dims < 2 || mdl_type_find((uint32_t)t->type)->block_elems == 1)
+        return VKMOE_OK;
+    TRY(mdl_imatrix_load(&b->weights, m, t->name, t->dims[0], t->n_dims > 2 ? t->dims[2] : 1, err));
+    if (!b->weights && strcmp(t->name, "token_embd.weight") && !b->n_without++)
+        b->without = t->name;
+done:
+    return st;
+}
+
 static enum vkmoe_status convert_band(struct band *b, const struct cv_tensor *t, const struct cv_piece *piece,
                                       uint64_t first, uint64_t rows, struct vkmoe_err *err)
 {
@@ -140,7 +164,8 @@ static enum vkmoe_status convert_band(struct band *b, const struct cv_tensor *t,
         if (good && t->type == piece->type) /* the same bits, a negative zero or a NaN's payload included */
             memcpy(b->out + r * out_row, src, (size_t)out_row);
         else if (good)
-            good = mdl_quant_row(t->type, b->row, b->out + r * out_row, cols);
+            good = mdl_quant_row_weighted(t->type, b->row, weights_of(b, t, b->at + r), b->out + r * out_row,
+                                          cols);
         if (!good)
             FAIL(VKMOE_ERR_NUMERIC,
                  "%s: tensor %s, row %" PRIu64 ": a value is not finite or too large for %s",
@@ -148,6 +173,7 @@ static enum vkmoe_status convert_band(struct band *b, const struct cv_tensor *t,
                  mdl_type_find((uint32_t)t->type)->name);
     }
     TRY(mdl_gguf_write_data(b->p->w, b->out, (size_t)(rows * out_row), err));
+    b->at += rows;
     b->done_bytes += rows * in_row;
     if (b->p->params->progress)
         b->p->params->progress(b->p->params->progress_user, b->done_bytes, b->p->total_bytes);
@@ -175,6 +201,8 @@ static enum vkmoe_status convert_tensor(struct band *b, const struct cv_tensor *
     if (!b->in || !b->out || !b->row)
         FAIL(VKMOE_ERR_MEMORY, "%s: tensor %s: no memory for %" PRIu64 " rows of %" PRIu64, b->p->params->in,
              t->name, step, cols);
+    b->at = 0;
+    TRY(load_weights(b, t, err));
     for (size_t i = 0; i < t->n_pieces; i++) {
         const struct cv_piece *piece = &b->p->pieces[t->first_piece + i];
 
@@ -185,15 +213,16 @@ done:
     cor_free(b->in);
     cor_free(b->out);
     cor_free(b->row);
+    cor_free(b->weights);
     b->in = b->out = NULL;
-    b->row = NULL;
+    b->row = b->weights = NULL;
     return st;
 }
 
 enum vkmoe_status cv_run(struct cv_plan *p, struct vkmoe_err *err)
 {
     enum vkmoe_status st = VKMOE_OK;
-    struct band b = {p, NULL, NULL, NULL, 0};
+    struct band b = {.p = p};
 
     for (size_t i = 0; i < p->n_tensors; i++) {
         const struct cv_tensor *t = &p->tensors[i];
@@ -202,6 +231,29 @@ enum vkmoe_status cv_run(struct cv_plan *p, struct vkmoe_err *err)
     }
     for (size_t i = 0; i < p->n_tensors; i++)
         TRY(convert_tensor(&b, &p->tensors[i], err));
+    if (b.n_without)
+        cor_log(VKMOE_LOG_WARN, "%s: nothing for %u matrices, the first is %s: quantised without",
+                p->params->imatrix, b.n_without, b.without);
+done:
+    return st;
+}
+
+enum vkmoe_status cv_put_imatrix_keys(struct cv_plan *p, struct vkmoe_err *err)
+{
+    enum vkmoe_status st = VKMOE_OK;
+    const struct mdl_imatrix *m = p->imatrix;
+    char name[256];
+
+    if (!m)
+        return VKMOE_OK;
+    cv_base_name(name, sizeof(name), p->params->imatrix);
+    TRY(mdl_gguf_put_str(p->w, "quantize.imatrix.file", name, strlen(name), err));
+    if (mdl_imatrix_dataset(m)[0])
+        TRY(mdl_gguf_put_str(p->w, "quantize.imatrix.dataset", mdl_imatrix_dataset(m),
+                             strlen(mdl_imatrix_dataset(m)), err));
+    TRY(mdl_gguf_put_u32(p->w, "quantize.imatrix.entries_count", mdl_imatrix_entries(m), err));
+    if (mdl_imatrix_chunks(m))
+        TRY(mdl_gguf_put_u32(p->w, "quantize.imatrix.chunks_count", mdl_imatrix_chunks(m), err));
 done:
     return st;
 }
@@ -218,6 +270,8 @@ enum vkmoe_status mdl_convert(const struct mdl_convert_params *params, struct vk
         p.recipe = *params->recipe;
     else
         mdl_recipe_plain(&p.recipe, params->type);
+    if (params->imatrix)
+        TRY(mdl_imatrix_open(&p.imatrix, params->imatrix, err));
     TRY(mdl_gguf_create(&p.w, params->out, err));
     TRY(cor_path_is_dir(params->in) ? cv_from_hf(&p, err) : cv_from_gguf(&p, err));
     w = p.w;
@@ -225,6 +279,7 @@ enum vkmoe_status mdl_convert(const struct mdl_convert_params *params, struct vk
     st = mdl_gguf_commit(w, err);
 done:
     mdl_gguf_discard(p.w);
+    mdl_imatrix_close(p.imatrix);
     for (size_t i = 0; i < p.n_tensors; i++)
         cor_free(p.tensors[i].name);
     cor_free(p.tensors);

@@ -13,6 +13,7 @@ struct mdl_convert_params {
     void (*progress)(void *user, uint64_t done_bytes, uint64_t total_bytes); /* input bytes; NULL: none */
     void *progress_user;
     const struct mdl_recipe *recipe; /* in place of type; NULL: all matrices are of type */
+    const char *imatrix; /* file of importances (imatrix.h); NULL: all columns count the same */
 };
 
 enum vkmoe_status mdl_convert(const struct mdl_convert_params *p, struct vkmoe_err *err);

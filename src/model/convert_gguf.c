@@ -9,13 +9,18 @@
 /* Keys that say how the file is written rather than what the model is. */
 static bool is_replaced(const char *key)
 {
-    static const char *const names[] = {"general.file_type", "general.quantization_version",
-                                        "general.alignment", "vkmoe.version"};
+    static const char *const names[] = {"quantize.imatrix.file",
+                                        "quantize.imatrix.dataset",
+                                        "quantize.imatrix.entries_count",
+                                        "quantize.imatrix.chunks_count",
+                                        "general.file_type",
+                                        "general.quantization_version",
+                                        "vkmoe.version"};
 
     for (size_t i = 0; i < COR_COUNT(names); i++)
         if (!strcmp(key, names[i]))
             return true;
-    return false;
+    return mdl_gguf_key_of_file(key);
 }
 
 static enum vkmoe_status copy_keys(struct cv_plan *p, const struct mdl_gguf *g, const char *type,
@@ -28,6 +33,7 @@ static enum vkmoe_status copy_keys(struct cv_plan *p, const struct mdl_gguf *g, 
         if (!is_replaced(g->kv[i].key))
             TRY(mdl_gguf_put_kv(p->w, &g->kv[i], err));
     TRY(mdl_put_type_keys(p->w, p->recipe.file_type, err));
+    TRY(cv_put_imatrix_keys(p, err));
     TRY(mdl_gguf_put_str(p->w, "vkmoe.version", vkmoe_version(), strlen(vkmoe_version()), err));
     if (mdl_gguf_find(g, "vkmoe.source.format")) /* the first conversion's provenance stays */
         goto done;
@@ -62,8 +68,8 @@ enum vkmoe_status cv_from_gguf(struct cv_plan *p, struct vkmoe_err *err)
     p->model = (struct mdl_recipe_model){m->config.n_layers, m->config.n_experts, m->head == m->embed};
     for (uint64_t i = 0; i < g->n_tensors; i++) {
         const struct mdl_tensor *t = &g->tensors[i];
-        struct cv_piece piece = {g->file, t->file_off, t->dims[1] * t->dims[2] * t->dims[3], t->type,
-                                 t->name};
+        struct cv_piece piece = {g->files[t->part], t->file_off, t->dims[1] * t->dims[2] * t->dims[3],
+                                 t->type, t->name};
 
         TRY(cv_add_tensor(p, t->name, stays_f32(m, t) ? MDL_F32 : cv_matrix_type(p, t->name, t->dims[0]),
                           t->n_dims, t->dims, 0, err));
@@ -71,7 +77,7 @@ enum vkmoe_status cv_from_gguf(struct cv_plan *p, struct vkmoe_err *err)
     }
     TRY(copy_keys(p, g, mdl_type_find(m->embed->gguf_type)->name, err));
     TRY(cv_run(p, err));
-    TRY(cor_file_unchanged(g->file, err));
+    TRY(mdl_gguf_unchanged(g, err));
 done:
     mdl_close(m);
     return st;

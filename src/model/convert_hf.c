@@ -175,6 +175,7 @@ static enum vkmoe_status put_tokenizer(struct hf *h)
     snprintf(path, sizeof(path), "%s/tokenizer.json", h->dir);
     TRY(mdl_tokenizer_json_load(&h->tok_owner, &h->tok, path, h->c.vocab, (int32_t)h->c.eos, err));
     TRY(mdl_put_tokenizer(h->p->w, &h->tok, h->c.pad, err));
+    TRY(cv_put_imatrix_keys(h->p, err));
 done:
     return st;
 }

@@ -4,6 +4,7 @@
 #define MDL_CONVERT_IMPL_H
 
 #include "model/convert.h"
+#include "model/imatrix.h"
 
 /* Consecutive rows of the input that become consecutive rows of an output tensor. */
 struct cv_piece {
@@ -29,6 +30,7 @@ struct cv_plan {
     struct mdl_recipe recipe;
     struct mdl_recipe_model model;
     struct mdl_gguf_writer *w;
+    struct mdl_imatrix *imatrix; /* NULL: none */
     struct cv_tensor *tensors;
     struct cv_piece *pieces;
     size_t n_tensors, cap_tensors, n_pieces, cap_pieces;
@@ -41,6 +43,8 @@ enum vkmoe_status cv_add_tensor(struct cv_plan *p, const char *name, enum mdl_ty
 enum vkmoe_status cv_add_piece(struct cv_plan *p, const struct cv_piece *piece, struct vkmoe_err *err);
 /* What the recipe says of a matrix; a log line where blocks do not fit its rows. */
 enum mdl_type cv_matrix_type(const struct cv_plan *p, const char *name, uint64_t cols);
+/* quantize.imatrix.*, as llama.cpp names them; nothing without an imatrix. */
+enum vkmoe_status cv_put_imatrix_keys(struct cv_plan *p, struct vkmoe_err *err);
 /* Declares and writes all tensors. */
 enum vkmoe_status cv_run(struct cv_plan *p, struct vkmoe_err *err);
 /* Last component of a path or hub name, never empty. dst: n bytes. */

@@ -1,7 +1,7 @@
 /* Reading the index of a GGUF file: two passes of one parser over the header, the first to find its end and
  * to count, the second to fill the arrays; then checks across entries (duplicates, overlaps, the end of the
  * file). */
-#include "model/gguf.h"
+#include "model/gguf_impl.h"
 
 #include <inttypes.h>
 #include <stdlib.h>
@@ -450,7 +450,7 @@ done:
     return st;
 }
 
-enum vkmoe_status mdl_gguf_open(struct mdl_gguf **out, const char *path, struct vkmoe_err *err)
+enum vkmoe_status mdl_gguf_open_one(struct mdl_gguf **out, const char *path, struct vkmoe_err *err)
 {
     enum vkmoe_status st = VKMOE_OK;
     struct mdl_gguf *g = cor_zalloc(sizeof(*g));
@@ -466,6 +466,8 @@ enum vkmoe_status mdl_gguf_open(struct mdl_gguf **out, const char *path, struct 
     p.path = path;
     p.err = err;
     TRY(cor_file_open(&g->file, path, err));
+    g->files = &g->file;
+    g->n_files = 1;
     p.size = cor_file_size(g->file);
     TRY(read_preamble(&p));
     start = p.at;
@@ -491,6 +493,12 @@ void mdl_gguf_close(struct mdl_gguf *g)
 {
     if (!g)
         return;
+    for (uint32_t i = 1; g->parts && i < g->n_files; i++)
+        mdl_gguf_close(g->parts[i]);
+    cor_free(g->parts);
+    if (g->files != &g->file)
+        cor_free(g->files);
+    cor_free(g->joined);
     cor_file_close(g->file);
     cor_free(g->index);
     cor_free(g->arena);

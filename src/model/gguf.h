@@ -41,21 +41,26 @@ struct mdl_tensor {
     bool known;          /* the type is one of mdl_type; others are listed but cannot be read */
     uint32_t n_dims;
     uint64_t dims[MDL_GGUF_MAX_DIMS]; /* dims[0] is the row length, fastest; unused ones are 1 */
+    uint32_t part;       /* which of the model's files, from 0 */
     uint64_t file_off;   /* absolute, bytes */
     uint64_t bytes;      /* 0 when !known */
 };
 
 struct mdl_gguf {
-    struct cor_file *file;
+    struct cor_file *file;   /* the first, which has the keys */
+    struct cor_file **files; /* all of them, by mdl_tensor.part; one unless the model is split */
+    uint32_t n_files;
     uint32_t version;
     uint32_t alignment;
     uint64_t n_kv, n_tensors;
     struct mdl_kv *kv;
     struct mdl_tensor *tensors; /* in file order */
-    uint64_t data_off;
+    uint64_t data_off;          /* in the first file */
     /* private */
     char *index; /* header bytes, from the start of the file to the last tensor's entry */
     void *arena;
+    struct mdl_gguf **parts; /* n_files where there are more than one, [0] is NULL */
+    struct mdl_tensor *joined;
 };
 
 /* s for messages: control characters and bytes that are not UTF-8 as \xNN, long text cut. Returns dst. */
@@ -63,7 +68,8 @@ enum { MDL_SHOW_BYTES = 96 };
 const char *mdl_show(char dst[MDL_SHOW_BYTES], const char *s, uint64_t n);
 
 /* Reads the index in growing pieces, never the data. Everything in it is checked: counts and lengths against
- * the file's size, shapes, offsets, alignment, duplicates, overlaps. */
+ * the file's size, shapes, offsets, alignment, duplicates, overlaps. The first part of a split model opens
+ * all others, which stand beside it; another part is refused. */
 enum vkmoe_status mdl_gguf_open(struct mdl_gguf **out, const char *path, struct vkmoe_err *err);
 void mdl_gguf_close(struct mdl_gguf *g);
 
@@ -82,6 +88,13 @@ uint32_t mdl_kv_u32(const struct mdl_kv *kv, uint64_t i);
 enum vkmoe_status mdl_gguf_read(const struct mdl_gguf *g, const struct mdl_tensor *t, uint64_t off,
                                 void *dst, size_t n,
                                 struct vkmoe_err *err);
+
+/* Of a split model: of all its files. */
+uint64_t mdl_gguf_file_bytes(const struct mdl_gguf *g);
+enum vkmoe_status mdl_gguf_unchanged(const struct mdl_gguf *g, struct vkmoe_err *err);
+bool mdl_gguf_is_file(const struct mdl_gguf *g, const char *path); /* path is one of them */
+/* True of keys that say how a file is written, not what the model is: who copies keys leaves these out. */
+bool mdl_gguf_key_of_file(const char *key);
 
 /* Writing: declare all keys and tensors, then append the data of each tensor in the order declared, then
  * commit. */

@@ -143,18 +143,18 @@ enum vkmoe_status mdl_gguf_read(const struct mdl_gguf *g, const struct mdl_tenso
                                 size_t n, struct vkmoe_err *err)
 {
     enum vkmoe_status st = VKMOE_OK;
+    struct cor_file *f = g->files[t->part];
     char text[MDL_SHOW_BYTES];
 
     if (!t->known)
         return cor_fail(err, VKMOE_ERR_UNSUPPORTED, "%s: tensor '%s' has type %u, which is not supported",
-                        cor_file_path(g->file), mdl_show(text, t->name, strlen(t->name)), t->gguf_type);
+                        cor_file_path(f), mdl_show(text, t->name, strlen(t->name)), t->gguf_type);
     if (off > t->bytes || n > t->bytes - off)
         return cor_fail(err, VKMOE_ERR_ARGUMENT,
                         "%s: tensor '%s': bytes %" PRIu64 "..%" PRIu64 " pass its end at %" PRIu64,
-                        cor_file_path(g->file), mdl_show(text, t->name, strlen(t->name)), off, off + n,
-                        t->bytes);
-    TRY(cor_file_read(g->file, t->file_off + off, dst, n, err));
-    TRY(cor_file_unchanged(g->file, err)); /* experts are read long after the index was */
+                        cor_file_path(f), mdl_show(text, t->name, strlen(t->name)), off, off + n, t->bytes);
+    TRY(cor_file_read(f, t->file_off + off, dst, n, err));
+    TRY(cor_file_unchanged(f, err)); /* experts are read long after the index was */
 done:
     return st;
 }

@@ -9,10 +9,10 @@
 #include "core/bits.h"
 #include "core/rand.h"
 #include "model/gguf_keys.h"
+#include "model/synth_blocks.h"
 #include "model/tokenizer_impl.h" /* the byte alphabet */
 
 #define BAND_BYTES  (4u << 20) /* written at once; a row may be longer */
-#define BLOCK       32         /* elements of a Q4_0 or Q8_0 block */
 #define SYLLABLES   100        /* a consonant of 20 and a vowel of 5 */
 #define WORDS_MAX   1000000    /* of three syllables */
 #define TOKEN_BYTES 12         /* text of a byte or a word, NUL included */
@@ -151,31 +151,6 @@ struct synth {
     uint64_t done, total;
 };
 
-static void put_bytes(uint8_t *p, uint64_t v, unsigned n)
-{
-    for (unsigned i = 0; i < n; i++)
-        p[i] = (uint8_t)(v >> (8 * i));
-}
-
-/* Blocks of a scale and random integers. Scales vary by a quarter to either side, and half of them are
- * negative: the integers' mean of -1/2 then adds up to nothing. */
-static void fill_blocks(uint8_t *p, uint64_t n, enum mdl_type type, double rms, uint64_t *state)
-{
-    const unsigned quants = type == MDL_Q4_0 ? 16 : 32;               /* bytes */
-    const double unit = type == MDL_Q4_0 ? sqrt(21.5) : sqrt(5461.5); /* rms of -8 .. 7, of -128 .. 127 */
-    uint16_t scales[256];
-
-    for (int i = 0; i < 256; i++) {
-        scales[i] = mdl_float_to_half((float)(rms / unit * (0.75 + (double)(i / 2) / 254)));
-        scales[i] = (uint16_t)(scales[i] | (i & 1) << 15);
-    }
-    for (uint64_t b = 0; b < n; b++, p += 2 + quants) {
-        put_bytes(p, scales[cor_rand(state) >> 56], 2);
-        for (unsigned i = 0; i < quants; i += 8)
-            put_bytes(p + 2 + i, cor_rand(state), 8);
-    }
-}
-
 /* Whole numbers of 24 bits times one factor: no sum that a compiler may round otherwise. */
 static void fill_floats(float *dst, uint64_t n, double variance, uint64_t *state)
 {
@@ -193,8 +168,9 @@ static bool fill_rows(struct synth *s, const struct matrix *m, uint64_t rows, ui
 {
     uint64_t cols = m->dims[0], row_bytes = mdl_row_bytes(m->type, cols);
 
-    if (m->type == MDL_Q4_0 || m->type == MDL_Q8_0) {
-        fill_blocks(s->band, rows * (cols / BLOCK), m->type, sqrt(m->variance), state);
+    if (mdl_synth_has_blocks(m->type)) {
+        mdl_synth_blocks(s->band, rows * (cols / mdl_type_find((uint32_t)m->type)->block_elems), m->type,
+                         sqrt(m->variance), state);
         return true;
     }
     for (uint64_t r = 0; r < rows; r++) {
@@ -233,13 +209,20 @@ done:
 /* ---- the file
  * ----------------------------------------------------------------------------------------------- */
 
+static enum mdl_type matrix_type(const struct mdl_synth_params *p, const char *name, uint64_t cols)
+{
+    const struct mdl_recipe_model model = {p->shape.config.n_layers, p->shape.config.n_experts, false};
+
+    return p->recipe ? mdl_recipe_type(p->recipe, &model, name, cols) : p->type;
+}
+
 static void add(struct synth *s, const char *name, bool f32, uint32_t n_dims, const uint64_t dims[3],
                 double variance)
 {
     struct matrix *m = &s->list[s->n++];
 
     snprintf(m->name, sizeof(m->name), "%s", name);
-    m->type = f32 ? MDL_F32 : s->p->type;
+    m->type = f32 ? MDL_F32 : matrix_type(s->p, name, dims[0]);
     m->n_dims = n_dims;
     memcpy(m->dims, dims, sizeof(m->dims));
     m->variance = n_dims == 1 ? 0 : variance;
@@ -285,7 +268,9 @@ static enum vkmoe_status put_keys(struct synth *s, struct vkmoe_err *err)
         .key = "vkmoe.source.seed", .type = MDL_GGUF_U64, .count = 1, .v.u = s->p->seed};
 
     TRY(mdl_put_config(s->w, shape->name, &shape->config,
-                       mdl_type_find((uint32_t)s->p->type)->file_type, err));
+                       s->p->recipe ? s->p->recipe->file_type
+                                    : mdl_type_find((uint32_t)s->p->type)->file_type,
+                       err));
     TRY(put_tokenizer(s->w, s->p, err));
     TRY(mdl_gguf_put_str(s->w, "vkmoe.version", vkmoe_version(), strlen(vkmoe_version()), err));
     TRY(mdl_gguf_put_str(s->w, "vkmoe.source.name", shape->name, strlen(shape->name), err));

@@ -36,7 +36,9 @@ struct job { /* one read */
 
 struct run_fetch {
     struct gpu_device *dev;
-    struct cor_file *file;
+    struct cor_file *const *files;
+    bool *used; /* by file: read from since the last finish */
+    uint32_t n_files;
     struct gpu_ring *ring; /* NULL: slots are mapped */
     struct run_fetch_params p;
     struct cor_thread **threads;
@@ -101,11 +103,11 @@ static enum vkmoe_status read_part(struct run_fetch *f, const struct load *l,
     delay(hooks.read_delay_us, nth);
     if (hit && hooks.fault == RUN_FETCH_FAIL)
         FAIL(VKMOE_ERR_IO, "%s: reading %" PRIu32 " bytes at offset %" PRIu64 ": simulated failure",
-             cor_file_path(f->file), part->bytes, part->file_off);
-    TRY(cor_file_read(f->file, part->file_off, l->to + part->at, n, err));
+             cor_file_path(f->files[part->file]), part->bytes, part->file_off);
+    TRY(cor_file_read(f->files[part->file], part->file_off, l->to + part->at, n, err));
     if (n != part->bytes)
         FAIL(VKMOE_ERR_IO, "%s: reading %" PRIu32 " bytes at offset %" PRIu64 ": only %" PRIu32 " arrived",
-             cor_file_path(f->file), part->bytes, part->file_off, n);
+             cor_file_path(f->files[part->file]), part->bytes, part->file_off, n);
     memset(l->to + part->at + n, 0, padded(n) - n);
 done:
     return st;
@@ -190,27 +192,30 @@ uint64_t run_fetch_staging_bytes(const struct run_fetch *f)
     return f->ring ? run_fetch_plan_bytes(f->dev, &f->p) : 0;
 }
 
-enum vkmoe_status run_fetch_create(struct run_fetch **out, struct gpu_device *dev, struct cor_file *file,
+enum vkmoe_status run_fetch_create(struct run_fetch **out, struct gpu_device *dev,
+                                   struct cor_file *const *files, uint32_t n_files,
                                    const struct run_fetch_params *p, struct vkmoe_err *err)
 {
     enum vkmoe_status st = VKMOE_OK;
     struct run_fetch *f = cor_zalloc(sizeof(*f));
 
     *out = NULL;
-    assert(p->n_entries && p->entry_bytes);
+    assert(n_files && p->n_entries && p->entry_bytes);
     if (!f)
-        return cor_fail(err, VKMOE_ERR_MEMORY, "%s: no memory for reading experts", cor_file_path(file));
+        return cor_fail(err, VKMOE_ERR_MEMORY, "%s: no memory for reading experts", cor_file_path(files[0]));
     f->dev = dev;
-    f->file = file;
+    f->files = files;
+    f->n_files = n_files;
     f->p = *p;
     f->bad_tag = NO_TAG;
     f->typical_ns = WAKE_NS;
+    f->used = cor_array(n_files, sizeof(*f->used));
     f->loads = cor_array(p->n_entries, sizeof(*f->loads));
     f->jobs = cor_array((size_t)p->n_entries * RUN_FETCH_PARTS, sizeof(*f->jobs));
     f->copies = cor_array((size_t)p->n_entries * RUN_FETCH_PARTS, sizeof(*f->copies));
     f->threads = cor_array(p->n_workers, sizeof(struct cor_thread *));
-    if (!f->loads || !f->jobs || !f->copies || !f->threads)
-        FAIL(VKMOE_ERR_MEMORY, "%s: no memory for %" PRIu32 " reads at once", cor_file_path(file),
+    if (!f->used || !f->loads || !f->jobs || !f->copies || !f->threads)
+        FAIL(VKMOE_ERR_MEMORY, "%s: no memory for %" PRIu32 " reads at once", cor_file_path(files[0]),
              p->n_entries);
     if (!gpu_device_caps(dev)->uma)
         TRY(gpu_ring_create(&f->ring, dev, p->n_entries, p->entry_bytes, err));
@@ -247,6 +252,7 @@ void run_fetch_close(struct run_fetch *f)
     cor_free(f->copies);
     cor_free(f->jobs);
     cor_free(f->loads);
+    cor_free(f->used);
     cor_free(f);
 }
 
@@ -348,14 +354,17 @@ done:
 /* A load that waits for a read which nobody has and nobody will make. The lock is held. */
 static enum vkmoe_status never_made(struct run_fetch *f, struct vkmoe_err *err)
 {
-    for (uint32_t i = 0; i < f->p.n_entries; i++)
-        for (uint32_t k = 0; f->loads[i].state == LOAD_READING && k < f->loads[i].n_parts; k++)
-            if (!f->loads[i].in[k]) {
-                f->bad_tag = f->loads[i].tag;
+    for (uint32_t i = 0; i < f->p.n_entries; i++) {
+        const struct load *l = &f->loads[i];
+
+        for (uint32_t k = 0; l->state == LOAD_READING && k < l->n_parts; k++)
+            if (!l->in[k]) {
+                f->bad_tag = l->tag;
                 return cor_fail(
                     err, VKMOE_ERR_IO, "%s: reading %" PRIu32 " bytes at offset %" PRIu64 ": was never made",
-                    cor_file_path(f->file), f->loads[i].parts[k].bytes, f->loads[i].parts[k].file_off);
+                    cor_file_path(f->files[l->parts[k].file]), l->parts[k].bytes, l->parts[k].file_off);
             }
+    }
     return VKMOE_OK;
 }
 
@@ -457,7 +466,9 @@ enum vkmoe_status run_fetch_begin(struct run_fetch *f, struct gpu_buffer *dst, u
         assert(parts[i].bytes && parts[i].at % 4 == 0);
         assert((uint64_t)parts[i].at + padded(parts[i].bytes) <= f->p.entry_bytes);
         assert(off + parts[i].at + padded(parts[i].bytes) <= gpu_buffer_bytes(dst));
+        assert(parts[i].file < f->n_files);
         l->parts[i] = parts[i];
+        f->used[parts[i].file] = true;
     }
     f->n_begun++;
     cor_mutex_lock(f->lock);
@@ -498,8 +509,11 @@ enum vkmoe_status run_fetch_finish(struct run_fetch *f, struct vkmoe_err *err)
             break;
         TRY(await_read(f, err));
     }
-    if (f->n_begun)
-        TRY(cor_file_unchanged(f->file, err));
+    for (uint32_t i = 0; f->n_begun && i < f->n_files; i++)
+        if (f->used[i]) {
+            TRY(cor_file_unchanged(f->files[i], err));
+            f->used[i] = false;
+        }
     f->n_begun = 0;
 done:
     if (st != VKMOE_OK)

@@ -17,6 +17,7 @@ struct run_fetch_params {
 };
 
 struct run_fetch_part {
+    uint32_t file; /* of those given to create */
     uint64_t file_off;
     uint32_t bytes; /* > 0 */
     uint32_t at;    /* in the slot; a multiple of 4. at + bytes rounded up to 4 is inside the slot. */
@@ -31,9 +32,10 @@ struct run_fetch_stats {
 
 struct run_fetch;
 
-/* Starts the workers. dev and file outlive the fetcher. One thread calls everything below; only that one
- * makes Vulkan calls. */
-enum vkmoe_status run_fetch_create(struct run_fetch **out, struct gpu_device *dev, struct cor_file *file,
+/* Starts the workers. dev, files and their array outlive the fetcher. One thread calls everything below; only
+ * that one makes Vulkan calls. */
+enum vkmoe_status run_fetch_create(struct run_fetch **out, struct gpu_device *dev,
+                                   struct cor_file *const *files, uint32_t n_files,
                                    const struct run_fetch_params *p, struct vkmoe_err *err);
 void run_fetch_close(struct run_fetch *f); /* drops what is queued, joins the threads; NULL is fine */
 /* Bytes of staging that create would make, and that it made. */

@@ -166,13 +166,14 @@ done:
 }
 
 enum vkmoe_status run_pass_create(struct run_pass *p, struct run_model *m, struct run_state *s,
-                                  struct run_watch *watch, struct vkmoe_err *err)
+                                  struct run_watch *watch, struct run_inputs *inputs, struct vkmoe_err *err)
 {
     enum vkmoe_status st = VKMOE_OK;
 
     p->model = m;
     p->state = s;
     p->watch = watch;
+    p->inputs = inputs;
     TRY(record_finish(p, err));
     TRY(record_programs(p, err));
     if (s->chunk > RUN_FEW)
@@ -595,6 +596,8 @@ static enum vkmoe_status run_parts(struct run_pass *p, const struct run_step *in
             TRY(take_layer(p, in, l, s->use, err));
         TRY(show_layers(p, in, end, halt, err));
         TRY(serve_halt(p, s->prog, in, s->use != DECODE, &resume, err));
+        if (resume == NONE && p->slow) /* one part */
+            TRY(run_inputs_part(p->inputs, in, from, routes_of(p, from ? run_layer_of(from) : 0), err));
         from = resume == NONE ? end : resume;
     }
 done:

@@ -3,6 +3,7 @@
 #ifndef RUN_PASS_H
 #define RUN_PASS_H
 
+#include "run/inputs.h"
 #include "run/model.h"
 #include "run/program.h"
 #include "run/state.h"
@@ -39,6 +40,7 @@ struct run_pass {
     run_route_fn on_route;
     void *route_user;
     struct run_watch *watch;
+    struct run_inputs *inputs;
     struct run_stats stats;
     /* of the step in hand */
     uint32_t turn;       /* step buffer of the next submit */
@@ -49,9 +51,10 @@ struct run_pass {
     uint32_t done[MAX_EXPERTS / 32], needed[MAX_EXPERTS / 32];
 };
 
-/* watch: of the same session, which owns it. */
+/* watch, inputs: of the same session, which owns them. */
 enum vkmoe_status run_pass_create(struct run_pass *p, struct run_model *m, struct run_state *s,
-                                  struct run_watch *watch, struct vkmoe_err *err);
+                                  struct run_watch *watch, struct run_inputs *inputs,
+                                  struct vkmoe_err *err);
 void run_pass_close(struct run_pass *p);
 /* Wishes for the pipelines of such a pass (gpu_pipeline_wish): weights and pool have their memory, s is
  * planned and need not be created. */

@@ -283,7 +283,7 @@ enum vkmoe_status run_pool_create(struct run_pool *p, const struct run_pool_para
         TRY(make_segment(p, i, err));
     TRY(gpu_buffer_create(&p->table, p->dev, table_bytes(p), GPU_MEM_DEVICE, "slot table", err));
     TRY(upload_table(p, err));
-    TRY(run_fetch_create(&p->fetch, p->dev, p->mdl->gguf->file, &fp, err));
+    TRY(run_fetch_create(&p->fetch, p->dev, p->mdl->gguf->files, p->mdl->gguf->n_files, &fp, err));
 done:
     return st;
 }
@@ -351,7 +351,8 @@ static enum vkmoe_status begin_load(struct run_pool *p, uint32_t layer, uint32_t
     struct run_fetch_part parts[COR_COUNT(src)];
 
     for (uint32_t i = 0; i < COR_COUNT(src); i++)
-        parts[i] = (struct run_fetch_part){.file_off = src[i]->file_off + mdl_expert_off(src[i], expert),
+        parts[i] = (struct run_fetch_part){.file = src[i]->part,
+                                           .file_off = src[i]->file_off + mdl_expert_off(src[i], expert),
                                            .bytes = (uint32_t)mdl_expert_bytes(src[i]),
                                            .at = off[i]};
     return run_fetch_begin(p->fetch, p->segs[slot / p->slots_per_seg],

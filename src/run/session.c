@@ -15,6 +15,7 @@ struct run_session {
     struct run_state state;
     struct run_pass pass;
     struct run_watch watch;
+    struct run_inputs inputs;
     uint32_t pos;
     bool cut; /* fed to a router and no further: only reset helps */
     bool has_logits;
@@ -104,6 +105,8 @@ enum vkmoe_status run_session_create(struct run_session **out, struct run_model 
     s->model = m;
     if (p->n_top > TOPK_MAX)
         FAIL(VKMOE_ERR_ARGUMENT, "the %u best logits: at most %d are possible", p->n_top, TOPK_MAX);
+    if (p->doc_experts && p->watch >= VKMOE_WATCH_INPUTS)
+        FAIL(VKMOE_ERR_ARGUMENT, "a session with a document pool does not show the inputs of matrices");
     if (p->doc_experts)
         TRY(check_doc(m, p->doc_experts, err));
     s->logits = p->n_top ? NULL : cor_array(m->mdl->config.vocab_size, sizeof(float));
@@ -112,8 +115,9 @@ enum vkmoe_status run_session_create(struct run_session **out, struct run_model 
     TRY(run_state_plan(&s->state, m, &sp, err));
     TRY(run_state_create(&s->state, m, err));
     TRY(run_watch_create(&s->watch, m, &s->state, p->doc_experts, p->doc_refresh, err));
-    s->pass.slow = p->slow;
-    TRY(run_pass_create(&s->pass, m, &s->state, &s->watch, err));
+    TRY(run_inputs_create(&s->inputs, m, &s->state, err));
+    s->pass.slow = p->slow || s->state.watch >= VKMOE_WATCH_INPUTS;
+    TRY(run_pass_create(&s->pass, m, &s->state, &s->watch, &s->inputs, err));
     *out = s;
     s = NULL;
 done:
@@ -126,6 +130,7 @@ void run_session_destroy(struct run_session *s)
     if (!s)
         return;
     run_pass_close(&s->pass);
+    run_inputs_close(&s->inputs);
     run_watch_close(&s->watch);
     run_state_close(&s->state);
     cor_free(s->logits);
@@ -521,6 +526,12 @@ void run_session_on_watch(struct run_session *s, vkmoe_watch_fn fn, void *user)
 {
     s->watch.fn = fn;
     s->watch.user = user;
+}
+
+void run_session_on_inputs(struct run_session *s, vkmoe_inputs_fn fn, void *user)
+{
+    s->inputs.fn = s->state.watch >= VKMOE_WATCH_INPUTS ? fn : NULL;
+    s->inputs.user = user;
 }
 
 const struct vkmoe_outside *run_session_outside(const struct run_session *s)

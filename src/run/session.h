@@ -52,6 +52,8 @@ enum vkmoe_status run_session_set_mask(struct run_session *s, const uint32_t *al
 
 bool run_session_has_doc(const struct run_session *s);
 void run_session_on_watch(struct run_session *s, vkmoe_watch_fn fn, void *user); /* NULL: no calls */
+/* Of a session that watches inputs. NULL: no calls. */
+void run_session_on_inputs(struct run_session *s, vkmoe_inputs_fn fn, void *user);
 const struct vkmoe_outside *run_session_outside(const struct run_session *s);
 /* fn NULL: no calls. */
 void run_session_on_route(struct run_session *s, run_route_fn fn, void *user);
