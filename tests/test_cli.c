@@ -9,7 +9,7 @@
 #include "support/cli.h"
 #include "support/golden.h"
 
-static const char *const commands[] = {"devices", "convert", "inspect", "tokenize", "run", "logits",
+static const char *const commands[] = {"devices", "convert", "inspect", "tokenize", "run", "chat", "logits",
                                        "eval",    "synth",   "bench",   "selftest", "tune"};
 
 /* ---- help

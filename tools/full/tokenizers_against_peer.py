@@ -63,15 +63,15 @@ def wide_space(text):
     return any(c.isspace() and ord(c) > 127 for c in text)
 
 
-# It cuts numbers from the right, but not from the spaces that stand before them.
-def number_behind_spaces(text):
-    return re.search(r"\s\d", text) or has_category(text, "N")
+# It cuts numbers from the right, but not off what stands before them.
+def number(text):
+    return re.search(r"\d", text) or has_category(text, "N")
 
 
 DEPARTS = {"gpt-4o": cased_or_marked, "llama4": cased_or_marked, "kanana2": cased_or_marked,
            "talkie": cased_or_marked, "minimax-m2": cased_or_marked, "tekken": cased_or_marked,
            "kimi-k2": kimi, "youtu": mixed_case, "cohere2moe": cohere, "tiny_aya": cohere,
-           "afmoe": number_behind_spaces, "deepseek-llm": wide_space, "deepseek-coder": wide_space}
+           "afmoe": number, "deepseek-llm": wide_space, "deepseek-coder": wide_space}
 
 
 # ---- texts
