@@ -107,17 +107,22 @@ static void test_lines(void **state)
     free_turns(turns, 3);
 }
 
-/* The model with one key more. */
-static const char *with_template(const char *template)
+#define BOS     4095
+#define ADD_BOS "tokenizer.ggml.add_bos_token"
+
+/* The model with a template, and with a token that stands before every text. */
+static void with_template(const char *path, const char *template)
 {
-    const char *path = cli_path(test_tmp(), "template.gguf");
     struct mdl_gguf *g;
     struct mdl_gguf_writer *w;
 
     test_ok(mdl_gguf_open(&g, golden_model("emo-nano", MDL_BF16), &err), &err);
     test_ok(mdl_gguf_create(&w, path, &err), &err);
     for (uint64_t i = 0; i < g->n_kv; i++)
-        test_ok(mdl_gguf_put_kv(w, &g->kv[i], &err), &err);
+        if (strcmp(g->kv[i].key, ADD_BOS))
+            test_ok(mdl_gguf_put_kv(w, &g->kv[i], &err), &err);
+    test_ok(mdl_gguf_put_bool(w, ADD_BOS, true, &err), &err);
+    test_ok(mdl_gguf_put_u32(w, "tokenizer.ggml.bos_token_id", BOS, &err), &err);
     test_ok(mdl_gguf_put_str(w, "tokenizer.chat_template", template, strlen(template), &err), &err);
     for (uint64_t i = 0; i < g->n_tensors; i++) {
         const struct mdl_tensor *t = &g->tensors[i];
@@ -133,23 +138,22 @@ static const char *with_template(const char *template)
     }
     test_ok(mdl_gguf_commit(w, &err), &err);
     mdl_gguf_close(g);
-    return path;
 }
 
 /* Tulu's: marks are text, but for the end of text, which closes each reply. */
 static void test_template(void **state)
 {
-    const char *model =
-        with_template("{{ '<|user|>\n' + m + '\n' }}{{ '<|assistant|>\n' + m + eos_token + '\n' }}");
+    const char *model = *state;
     struct turn turns[TURNS_MAX];
     struct cli_result r;
     char *list;
 
-    (void)state;
+    with_template(model, "{{ '<|user|>\n' + m + '\n' }}{{ '<|assistant|>\n' + m + eos_token + '\n' }}");
     assert_int_equal(talk(turns, model, NULL, "In <|endoftext|>\nthe\n", "6"), 2);
     check_reply(model, turns, 1);
     for (size_t i = 0; i < turns[0].n_prompt; i++)
         assert_true(turns[0].prompt[i] != 4094); /* what the user writes is text */
+    assert_int_equal(turns[0].prompt[0], BOS);
     assert_int_equal(turns[1].prompt[0], 4094);
     list = cli_id_list(turns[1].prompt, turns[1].n_prompt);
     cli_good(&r, "tokenize", "--decode", list);
@@ -157,6 +161,39 @@ static void test_template(void **state)
     cor_free(list);
     cli_result_free(&r);
     free_turns(turns, 2);
+}
+
+/* The same file: its token before a text stands before prompts and scored documents, once. */
+static void test_first_token(void **state)
+{
+    const char *model = *state;
+    struct cli_result r;
+    double nll[2];
+    int32_t *ids;
+    size_t n;
+    cJSON *o;
+
+    cli_good(&r, "run", "-m", model, "-p", "<|padding|>In", "--special", "-n", "1", "-c", "16", "--json");
+    o = cli_json(&r);
+    ids = cli_ids(cli_get(o, "prompt_tokens"), &n);
+    assert_true(n >= 2 && ids[0] == BOS && ids[1] != BOS);
+    cor_free(ids);
+    cJSON_Delete(o);
+    cli_result_free(&r);
+    cli_good(&r, "tokenize", "-m", model, "-p", "In");
+    assert_memory_equal(r.out, "  4095  \"<|padding|>\"  special\n", 29);
+    cli_result_free(&r);
+    for (int i = 0; i < 2; i++) { /* what a document begins with changes what it is worth */
+        cli_good_(&r, &(const struct cli_call){
+                          .args = {"eval", "-f", "-", "-c", "16", "--json", i ? NULL : "-m", model},
+                          .input = "In the beginning"});
+        o = cli_json(&r);
+        nll[i] = cli_get(o, "nll")->valuedouble;
+        assert_true(cli_get(o, "tokens")->valuedouble > 3);
+        cJSON_Delete(o);
+        cli_result_free(&r);
+    }
+    assert_true(nll[0] != nll[1]);
 }
 
 static void test_refusals(void **state)
@@ -177,13 +214,23 @@ static void test_refusals(void **state)
     cli_result_free(&r);
 }
 
+static int setup(void **state)
+{
+    static char path[4096];
+
+    snprintf(path, sizeof(path), "%s/template.gguf", test_tmp());
+    *state = path;
+    return 0;
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_lines),
         cmocka_unit_test(test_template),
+        cmocka_unit_test(test_first_token),
         cmocka_unit_test(test_refusals),
     };
 
-    return cmocka_run_group_tests(tests, NULL, NULL);
+    return cmocka_run_group_tests(tests, setup, NULL);
 }

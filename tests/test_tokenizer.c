@@ -581,6 +581,32 @@ static void special_tokens(void **state)
     cor_free(ids);
 }
 
+/* A vocabulary without some of the bytes that UTF-8 never has. */
+static void bytes_without_token(void **state)
+{
+    static struct toy t;
+    static const char text[] = "a\xC0\xFF";
+    uint64_t rng = 3;
+    struct mdl_tokenizer *tok;
+    int32_t *ids;
+    size_t n;
+
+    (void)state;
+    toy_make(&t, "dbrx", &rng);
+    t.spec.n_merges = 0;
+    t.texts[0xC0] = "\xC3\x80"; /* as DeepSeek's: a token of its own, not of the byte */
+    t.kind[0xC0] = MDL_TOKEN_USER;
+    test_ok(mdl_tokenizer_create(&tok, &t.spec, &err), &err);
+    test_ok(mdl_encode(tok, text, 3, false, &ids, &n, &err), &err);
+    assert_int_equal(n, 5);
+    assert_true(ids[0] == 'a' && ids[1] == 0xEF && ids[2] == 0xBF && ids[3] == 0xBD && ids[4] == 0xFF);
+    cor_free(ids);
+    test_ok(mdl_encode(tok, "\xC3\x80", 2, false, &ids, &n, &err), &err);
+    assert_true(n == 1 && ids[0] == 0xC0);
+    cor_free(ids);
+    mdl_tokenizer_close(tok);
+}
+
 static void random_bytes(void **state)
 {
     static const char *const hard[] = {"\xC0\x80",
@@ -754,12 +780,19 @@ static void every_allocation_fails(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(golden_ids),        cmocka_unit_test(shared_ids),
-        cmocka_unit_test(random_ids),        cmocka_unit_test(random_utf8),
-        cmocka_unit_test(particular_pieces), cmocka_unit_test(contractions),
-        cmocka_unit_test(special_tokens),    cmocka_unit_test(random_bytes),
-        cmocka_unit_test(long_pieces),       cmocka_unit_test(longest_piece),
-        cmocka_unit_test(refusals),          cmocka_unit_test(every_allocation_fails),
+        cmocka_unit_test(golden_ids),
+        cmocka_unit_test(shared_ids),
+        cmocka_unit_test(random_ids),
+        cmocka_unit_test(random_utf8),
+        cmocka_unit_test(particular_pieces),
+        cmocka_unit_test(contractions),
+        cmocka_unit_test(special_tokens),
+        cmocka_unit_test(random_bytes),
+        cmocka_unit_test(bytes_without_token),
+        cmocka_unit_test(long_pieces),
+        cmocka_unit_test(longest_piece),
+        cmocka_unit_test(refusals),
+        cmocka_unit_test(every_allocation_fails),
     };
 
     return cmocka_run_group_tests(tests, load_nano, free_nano);

@@ -316,6 +316,12 @@ static enum vkmoe_status load_token(struct mdl_tokenizer *t, const struct mdl_to
     return VKMOE_OK;
 }
 
+/* Some vocabularies (DeepSeek's first ones) lack these. */
+static bool never_in_utf8(int b)
+{
+    return b == 0xC0 || b == 0xC1 || b >= 0xF5;
+}
+
 static enum vkmoe_status load_tokens(struct mdl_tokenizer *t, const struct mdl_tokenizer_spec *s,
                                      struct vkmoe_err *err)
 {
@@ -348,7 +354,7 @@ static enum vkmoe_status load_tokens(struct mdl_tokenizer *t, const struct mdl_t
             t->byte_id[b] = mdl_token_by_bytes(t, &c, 1);
         else if (t->byte_id[b] < 0)
             t->byte_id[b] = t->unk;
-        if (t->byte_id[b] < 0)
+        if (t->byte_id[b] < 0 && !never_in_utf8(b))
             FAIL(VKMOE_ERR_FORMAT, "%s: no token for byte 0x%02x", s->source, (unsigned)b);
     }
 done:

@@ -40,7 +40,7 @@ struct mdl_tokenizer_spec {
 };
 
 /* Copies what it needs. Refuses, with the index: a type outside enum mdl_token_kind, empty, overlong,
- * repeated or non-alphabet texts, a missing token for one of the 256 bytes, merges that repeat or name
+ * repeated or non-alphabet texts, a missing token for a byte that UTF-8 can have, merges that repeat or name
  * unknown tokens, scores that are no numbers, ids out of range, an unknown pre-tokenizer. A user token whose
  * name is one of the usual marks of a turn is taken for a control token: text must not make it. */
 enum vkmoe_status mdl_tokenizer_create(struct mdl_tokenizer **out, const struct mdl_tokenizer_spec *spec,
@@ -61,7 +61,7 @@ enum vkmoe_status mdl_tokenizer_json_load(struct mdl_tokenizer_json **owner, str
 void mdl_tokenizer_json_free(struct mdl_tokenizer_json *owner);
 
 /* Text to ids. Any bytes, invalid UTF-8 and NUL included: decode(encode(x)) == x (SentencePiece: U+2581 comes
- * back as a space, and without byte tokens what has no token is lost). *ids: cor_free by the caller.
+ * back as a space, and what has no token, not even by bytes, is lost). *ids: cor_free by the caller.
  *
  * The names of user tokens become those tokens, the longest at each position first, and with parse_special
  * those of control tokens, too; without it they are plain text. A byte that is no part of a UTF-8 character

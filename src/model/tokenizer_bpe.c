@@ -78,6 +78,20 @@ done:
     return st;
 }
 
+/* A byte that is no part of a character; U+FFFD for one without a token. */
+static enum vkmoe_status push_byte(struct mdl_encoder *e, uint8_t b, struct vkmoe_err *err)
+{
+    static const uint8_t replacement[] = {0xEF, 0xBF, 0xBD};
+    enum vkmoe_status st = VKMOE_OK;
+
+    if (e->t->byte_id[b] >= 0)
+        return mdl_push_id(e, e->t->byte_id[b], err);
+    for (size_t i = 0; i < sizeof(replacement); i++)
+        TRY(mdl_push_id(e, e->t->byte_id[replacement[i]], err));
+done:
+    return st;
+}
+
 /* Text without special tokens: runs of valid UTF-8 through the pre-tokenizer, each invalid byte as itself. */
 enum vkmoe_status mdl_encode_bpe(struct mdl_encoder *e, const char *p, size_t n, struct vkmoe_err *err)
 {
@@ -93,7 +107,7 @@ enum vkmoe_status mdl_encode_bpe(struct mdl_encoder *e, const char *p, size_t n,
             TRY(encode_piece(e, p + at + i, cut - i, err));
         }
         if (end < n)
-            TRY(mdl_push_id(e, e->t->byte_id[(uint8_t)p[end++]], err));
+            TRY(push_byte(e, (uint8_t)p[end++], err));
         at = end;
     }
 done:

@@ -73,7 +73,7 @@ struct mdl_tokenizer {
     uint32_t pair_mask;
     int32_t *by_bytes; /* hash of the bytes of normal tokens: id + 1, 0: empty */
     uint32_t bytes_mask;
-    int32_t byte_id[256];
+    int32_t byte_id[256]; /* -1: none, of bytes that UTF-8 never has */
     float *score;     /* SPM: n_tokens */
     size_t longest;   /* SPM: bytes of the longest normal token */
     bool words;       /* SPM: no normal token has a space behind another character, so words merge alone */
