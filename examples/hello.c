@@ -31,7 +31,7 @@ int main(int argc, char **argv)
     sampling.seed = 7;
     TRY(vkmoe_sampler_create(&sampler, &sampling, &err));
 
-    TRY(vkmoe_tokenize(model, text, strlen(text), false, &ids, &n, &err));
+    TRY(vkmoe_tokenize_prompt(model, text, strlen(text), false, &ids, &n, &err));
     TRY(vkmoe_session_feed(ses, ids, n, &err));
     fputs(text, stdout);
     for (int i = 0; i < 64; i++) {

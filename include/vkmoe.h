@@ -62,7 +62,7 @@ enum vkmoe_status {
 
 struct vkmoe_err {
     enum vkmoe_status status;
-    char message[512]; /* one line, no newline, NUL-terminated */
+    char message[1024]; /* one line, no newline, NUL-terminated */
 };
 
 /* Text of a status; never NULL. */
@@ -235,6 +235,7 @@ struct vkmoe_model_info {
     uint32_t n_experts_used; /* routed, per token */
     uint32_t n_shared;       /* shared experts per layer */
     uint32_t n_ctx_train;
+    int32_t bos_token;       /* that stands before every text; -1: none */
     int32_t eos_token;       /* -1: none */
     uint32_t n_tokens_used;  /* 1 + the last id that has a string: n_allowed of vkmoe_sample */
     uint64_t dense_bytes;    /* device bytes of weights that every token uses */
@@ -302,13 +303,19 @@ VKMOE_API enum vkmoe_status vkmoe_model_save_hot(const vkmoe_model *model, const
 /* True for tokens that end a text. */
 VKMOE_API bool vkmoe_token_is_end(const vkmoe_model *model, int32_t token);
 
-/* Text to token ids.
+/* Text to token ids, as a part of a text: vkmoe_tokenize_prompt is for the beginning of one.
  *
- * text: n_bytes bytes, any bytes. parse_special: names of special tokens in the text become those tokens.
+ * text: n_bytes bytes, any bytes. parse_special: names of control tokens in the text become those tokens
+ * (those of tokens that the file calls user-defined always do).
  * *ids belongs to the caller: vkmoe_free. */
 VKMOE_API enum vkmoe_status vkmoe_tokenize(const vkmoe_model *model, const char *text, size_t n_bytes,
                                            bool parse_special, int32_t **ids, size_t *n_ids,
                                            struct vkmoe_err *err);
+
+/* The same with bos_token before it, where the model has one and the text does not begin with it. */
+VKMOE_API enum vkmoe_status vkmoe_tokenize_prompt(const vkmoe_model *model, const char *text, size_t n_bytes,
+                                                  bool parse_special, int32_t **ids, size_t *n_ids,
+                                                  struct vkmoe_err *err);
 
 /* Bytes of one token (not NUL-terminated; may be part of a UTF-8 character). Ids without a string: 0 bytes.
  * The pointer belongs to the model. */

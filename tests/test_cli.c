@@ -9,8 +9,8 @@
 #include "support/cli.h"
 #include "support/golden.h"
 
-static const char *const commands[] = {"devices", "convert", "inspect", "tokenize", "run", "logits",
-                                       "eval",    "synth",   "bench",   "selftest", "tune"};
+static const char *const commands[] = {"devices", "convert", "inspect", "tokenize", "run",      "chat",
+                                       "logits",  "eval",    "synth",   "bench",    "selftest", "tune"};
 
 /* ---- help
  * ------------------------------------------------------------------------------------------------------- */
@@ -158,6 +158,8 @@ static void test_wrong_usage(void **state)
         {"--decode", {"tokenize", "--decode", "1", "-p", "x"}},
         {"twice", {"tokenize", "-p", "x", "-f", "y"}},
         {"1.5", {"tokenize", "--decode", "1.5"}},
+        {"--no-bos", {"tokenize", "--decode", "1", "--no-bos"}},
+        {"--json-lines", {"tokenize", "--json-lines", "-p", "x"}},
         {"one prompt", {"run"}},
         {"one prompt", {"run", "-p", "x", "-f", "y"}},
         {"one prompt", {"run", "-p", "x", "--tokens", "1"}},
@@ -456,6 +458,22 @@ static void test_closed_pipe(void **state)
 /* ---- what works without a device
  * -------------------------------------------------------------------------------- */
 
+/* One object per line, empty texts, too; a line without a text ends it. */
+static void test_tokenize_lines(void **state)
+{
+    struct cli_result r;
+
+    (void)state;
+    cli_good_(&r, &(const struct cli_call){.args = {"tokenize", "--json-lines", "-"},
+                                           .input = "{\"text\": \"ab\\n\"}\n\n{\"text\": \"\"}\n"});
+    assert_non_null(strstr(r.out, "\"bytes\":3}\n{\"tokens\":[],\"n_tokens\":0,\"bytes\":0}\n"));
+    assert_int_equal(strncmp(r.out, "{\"tokens\":[", 11), 0);
+    cli_result_free(&r);
+    cli_call(
+        &r, &(const struct cli_call){.args = {"tokenize", "--json-lines", "-"}, .input = "{\"texts\": 1}\n"});
+    cli_check_bad(&r, 1, "line 1: no string \"text\"", "tokenize --json-lines");
+}
+
 static void test_tokenize(void **state)
 {
     static const char text[] = "In the beginning\tGod \xc3\xa4nd\n\n  <|endoftext|>";
@@ -587,6 +605,7 @@ int main(void)
         cmocka_unit_test(test_full_stdout),
         cmocka_unit_test(test_closed_pipe),
         cmocka_unit_test(test_tokenize),
+        cmocka_unit_test(test_tokenize_lines),
         cmocka_unit_test(test_inspect),
         cmocka_unit_test(test_bench_pool),
     };

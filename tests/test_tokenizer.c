@@ -553,9 +553,10 @@ static void special_tokens(void **state)
     expect(tok, "<|a|>b<|a|><|a<\xE2\x82\xAC<", true,
            (const char *const[]){"<|a|>b", "<|a|>", "<|a", "<", "\xE2\x82\xAC", "<", NULL});
     expect(tok, "\x82<\xE2\x82", true, (const char *const[]){"\x82", "<", "\xE2", "\x82", NULL});
-    int32_t *ids = encode(tok, "<|a|>b<|im_end|>", 16, false, &n);
-    for (size_t i = 0; i < n; i++)
-        assert_true((uint32_t)ids[i] < first);
+    int32_t *ids = encode(tok, "<|a|>b|a|><|im_end|>", 20, false, &n);
+    for (size_t i = 0; i < n; i++) /* user tokens are parsed always, "<" twice here; control tokens are not */
+        assert_true((uint32_t)ids[i] < first || (uint32_t)ids[i] == first + (i ? 2 : 1));
+    assert_int_equal(ids[0], first + 1);
     cor_free(ids);
     assert_true(mdl_token_is_special(tok, (int32_t)first));
     assert_false(mdl_token_is_special(tok, (int32_t)first + 1));
@@ -578,6 +579,32 @@ static void special_tokens(void **state)
     ids = encode(nano, "x<|endoftext|>y", 15, false, &n);
     assert_true(n > 5);
     cor_free(ids);
+}
+
+/* A vocabulary without some of the bytes that UTF-8 never has. */
+static void bytes_without_token(void **state)
+{
+    static struct toy t;
+    static const char text[] = "a\xC0\xFF";
+    uint64_t rng = 3;
+    struct mdl_tokenizer *tok;
+    int32_t *ids;
+    size_t n;
+
+    (void)state;
+    toy_make(&t, "dbrx", &rng);
+    t.spec.n_merges = 0;
+    t.texts[0xC0] = "\xC3\x80"; /* as DeepSeek's: a token of its own, not of the byte */
+    t.kind[0xC0] = MDL_TOKEN_USER;
+    test_ok(mdl_tokenizer_create(&tok, &t.spec, &err), &err);
+    test_ok(mdl_encode(tok, text, 3, false, &ids, &n, &err), &err);
+    assert_int_equal(n, 5);
+    assert_true(ids[0] == 'a' && ids[1] == 0xEF && ids[2] == 0xBF && ids[3] == 0xBD && ids[4] == 0xFF);
+    cor_free(ids);
+    test_ok(mdl_encode(tok, "\xC3\x80", 2, false, &ids, &n, &err), &err);
+    assert_true(n == 1 && ids[0] == 0xC0);
+    cor_free(ids);
+    mdl_tokenizer_close(tok);
 }
 
 static void random_bytes(void **state)
@@ -679,7 +706,8 @@ static void refusals(void **state)
         if (!strstr(err.message, words) || strncmp(err.message, "toy: ", 5)) \
             fail_msg("\"%s\" lacks \"%s\"", err.message, words);             \
     } while (0)
-    REFUSE(VKMOE_ERR_UNSUPPORTED, t.spec.pre = "qwen2", "unknown pre-tokenizer \"qwen2\"");
+    REFUSE(VKMOE_ERR_UNSUPPORTED, t.spec.pre = "qwen1", "unknown pre-tokenizer \"qwen1\"; known: a.x-4.0, ");
+    REFUSE(VKMOE_ERR_UNSUPPORTED, t.spec.pre = "", "tiny_aya, trillion, youtu"); /* the list is whole */
     REFUSE(VKMOE_ERR_FORMAT, t.texts[300] = t.texts[299], "tokens 299 and 300 have the same text");
     REFUSE(VKMOE_ERR_FORMAT, t.texts[300] = "", "token 300 has no bytes");
     REFUSE(VKMOE_ERR_FORMAT, t.texts[300] = "a b", "token 300 is not UTF-8 in the byte alphabet");
@@ -690,7 +718,7 @@ static void refusals(void **state)
            (t.texts[t.n] = t.texts[t.n + 1] = "<x>", t.kind[t.n] = t.kind[t.n + 1] = MDL_TOKEN_CONTROL,
             t.spec.n_tokens += 2),
            "have the same name");
-    REFUSE(VKMOE_ERR_FORMAT, t.kind[300] = 2, "token 300 has unknown type 2");
+    REFUSE(VKMOE_ERR_FORMAT, t.kind[300] = 6, "token 300 has unknown type 6");
     REFUSE(VKMOE_ERR_FORMAT, t.kind[97] = MDL_TOKEN_UNUSED, "no token for byte 0x61");
     REFUSE(VKMOE_ERR_FORMAT, t.kind[300] = MDL_TOKEN_UNUSED, "names an unknown token");
     REFUSE(VKMOE_ERR_FORMAT, t.merges[7] = t.merges[3], "merges 3 and 7 are the same");
@@ -752,12 +780,19 @@ static void every_allocation_fails(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(golden_ids),        cmocka_unit_test(shared_ids),
-        cmocka_unit_test(random_ids),        cmocka_unit_test(random_utf8),
-        cmocka_unit_test(particular_pieces), cmocka_unit_test(contractions),
-        cmocka_unit_test(special_tokens),    cmocka_unit_test(random_bytes),
-        cmocka_unit_test(long_pieces),       cmocka_unit_test(longest_piece),
-        cmocka_unit_test(refusals),          cmocka_unit_test(every_allocation_fails),
+        cmocka_unit_test(golden_ids),
+        cmocka_unit_test(shared_ids),
+        cmocka_unit_test(random_ids),
+        cmocka_unit_test(random_utf8),
+        cmocka_unit_test(particular_pieces),
+        cmocka_unit_test(contractions),
+        cmocka_unit_test(special_tokens),
+        cmocka_unit_test(random_bytes),
+        cmocka_unit_test(bytes_without_token),
+        cmocka_unit_test(long_pieces),
+        cmocka_unit_test(longest_piece),
+        cmocka_unit_test(refusals),
+        cmocka_unit_test(every_allocation_fails),
     };
 
     return cmocka_run_group_tests(tests, load_nano, free_nano);

@@ -146,9 +146,10 @@ static void refused(void **state)
     const enum vkmoe_status format = VKMOE_ERR_FORMAT, unknown = VKMOE_ERR_UNSUPPORTED;
 
     (void)state;
-    expect_bad(&(struct keys){.model = "llama"}, unknown, "unknown tokenizer \"llama\"");
+    expect_bad(&(struct keys){.model = "bert"}, unknown, "unknown tokenizer \"bert\"");
+    expect_bad(&(struct keys){.model = "llama"}, format, "tokenizer.ggml.scores is missing");
     expect_bad(&(struct keys){.model = "-"}, format, "tokenizer.ggml.model");
-    expect_bad(&(struct keys){.pre = "olmo"}, unknown, "unknown pre-tokenizer \"olmo\"");
+    expect_bad(&(struct keys){.pre = "olmo0"}, unknown, "unknown pre-tokenizer \"olmo0\"");
     expect_bad(&(struct keys){.pre = "-"}, format, "tokenizer.ggml.pre");
     expect_bad(
         &(struct keys){.pre =

@@ -286,6 +286,7 @@ enum vkmoe_status vkmoe_model_open(vkmoe_model **out, vkmoe_device *dev, const c
         .n_experts_used = c->n_experts_used,
         .n_shared = c->n_shared,
         .n_ctx_train = c->n_ctx_train,
+        .bos_token = mdl_token_bos(m->run->mdl->tok),
         .eos_token = mdl_token_eos(m->run->mdl->tok),
         .n_tokens_used = mdl_tokenizer_used(m->run->mdl->tok),
         .dense_bytes = run_weights_bytes(&m->run->weights),
@@ -398,6 +399,13 @@ enum vkmoe_status vkmoe_tokenize(const vkmoe_model *model, const char *text, siz
                                  bool parse_special, int32_t **ids, size_t *n_ids, struct vkmoe_err *err)
 {
     return mdl_encode(model->run->mdl->tok, text, n_bytes, parse_special, ids, n_ids, err);
+}
+
+enum vkmoe_status vkmoe_tokenize_prompt(const vkmoe_model *model, const char *text, size_t n_bytes,
+                                        bool parse_special, int32_t **ids, size_t *n_ids,
+                                        struct vkmoe_err *err)
+{
+    return mdl_encode_prompt(model->run->mdl->tok, text, n_bytes, parse_special, ids, n_ids, err);
 }
 
 size_t vkmoe_token_bytes(const vkmoe_model *model, int32_t token, const char **bytes)

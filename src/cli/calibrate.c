@@ -92,7 +92,7 @@ static enum vkmoe_status add_document(struct cli_calibration *c, const struct cl
     p = c->docs;
     TRY(grow(&p, &c->docs_cap, c->n_docs + 1, sizeof(*c->docs), err));
     c->docs = p;
-    c->ids[c->n_ids] = vkmoe_model_facts(e->mdl)->eos_token;
+    c->ids[c->n_ids] = cli_first_token(e->mdl);
     memcpy(c->ids + c->n_ids + 1, ids, (doc.n - 1) * sizeof(*ids));
     c->n_ids += doc.n;
     c->docs[c->n_docs++] = doc;
@@ -109,7 +109,7 @@ enum vkmoe_status cli_calibration_add(struct cli_calibration *c, const struct cl
     size_t ids = c->n_ids, docs = c->n_docs, cut = 0;
     enum vkmoe_status st = VKMOE_OK;
 
-    if (vkmoe_model_facts(e->mdl)->eos_token < 0)
+    if (cli_first_token(e->mdl) < 0)
         return cor_fail(err, VKMOE_ERR_UNSUPPORTED,
                         "%s: no end-of-text token, which stands in front of each calibration document",
                         e->path);

@@ -19,7 +19,7 @@ struct cli_cmd {
 };
 
 extern const struct cli_cmd cli_devices, cli_convert, cli_quantize, cli_inspect, cli_tokenize, cli_run,
-    cli_logits, cli_eval, cli_experts, cli_synth, cli_bench, cli_bench_pool, cli_bench_decode,
+    cli_chat, cli_logits, cli_eval, cli_experts, cli_synth, cli_bench, cli_bench_pool, cli_bench_decode,
     cli_bench_compare, cli_bench_peak, cli_bench_kernels, cli_selftest, cli_tune;
 extern const struct cli_cmd cli_experts_rank, cli_experts_merge;
 extern const struct cli_cmd cli_experts_carve, cli_experts_merge_back, cli_experts_diff;

@@ -233,6 +233,13 @@ done:
     return st;
 }
 
+int32_t cli_first_token(const vkmoe_model *mdl)
+{
+    const struct vkmoe_model_info *m = vkmoe_model_facts(mdl);
+
+    return m->bos_token >= 0 ? m->bos_token : m->eos_token;
+}
+
 void cli_engine_device_line(const struct cli_engine *e, char *dst, size_t n)
 {
     const struct vkmoe_device_info *d = vkmoe_device_facts(e->dev);

@@ -101,6 +101,10 @@ enum vkmoe_status cli_engine_feed(struct cli_engine *e, const int32_t *ids, size
 /* Fails, with a line for people, when n tokens are none or more than the context. */
 enum vkmoe_status cli_engine_check_prompt(const struct cli_engine *e, size_t n, struct vkmoe_err *err);
 
+/* What stands before a document that is read alone: the token that begins every text of the model, else its
+ * end-of-text token; -1: none. */
+int32_t cli_first_token(const vkmoe_model *mdl);
+
 /* With --profile: a table of what kernels took and moved since the last one or since begin, headed by `what`,
  * beside the time that went by; to stderr. */
 void cli_engine_profile(struct cli_engine *e, const char *what);

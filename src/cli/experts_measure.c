@@ -444,7 +444,7 @@ static enum vkmoe_status first_tokens(struct eval *ev, const struct cli_corpus *
         size_t k;
 
         TRY(vkmoe_tokenize(ev->e.mdl, c->docs[d].p, c->docs[d].n, false, &doc, &k, err));
-        ids[at++] = vkmoe_model_facts(ev->e.mdl)->eos_token;
+        ids[at++] = cli_first_token(ev->e.mdl);
         k = k < n - at ? k : n - at;
         memcpy(ids + at, doc, k * sizeof(*ids));
         at += k;

@@ -281,10 +281,16 @@ static void print_model(const struct report *r)
             printf("%s%u", l ? " " : "", mdl_expert_count(r->m, l));
         putchar('\n');
     }
-    printf("tokenizer      byte-level BPE, pre-tokenizer %s, %u entries (ids below %u have a string), end "
-           "token %d %s\n",
-           mdl_tokenizer_pre(r->m->tok), mdl_tokenizer_size(r->m->tok), mdl_tokenizer_used(r->m->tok),
-           (int)mdl_token_eos(r->m->tok), mdl_show(text, eos, n));
+    if (!strcmp(mdl_tokenizer_pre(r->m->tok), "llama"))
+        printf("tokenizer      SentencePiece");
+    else
+        printf("tokenizer      byte-level BPE, pre-tokenizer %s", mdl_tokenizer_pre(r->m->tok));
+    printf(", %u entries (ids below %u have a string), end token %d %s", mdl_tokenizer_size(r->m->tok),
+           mdl_tokenizer_used(r->m->tok), (int)mdl_token_eos(r->m->tok), mdl_show(text, eos, n));
+    n = mdl_token_bytes(r->m->tok, mdl_token_bos(r->m->tok), &eos);
+    if (mdl_token_bos(r->m->tok) >= 0)
+        printf(", token before a text %d %s", (int)mdl_token_bos(r->m->tok), mdl_show(text, eos, n));
+    putchar('\n');
 }
 
 static void print_text(const struct report *r)
@@ -370,8 +376,8 @@ static void json_model(const struct report *r)
         printf("%s%u", l ? "," : "", mdl_expert_count(r->m, l));
     printf("]},\"tokenizer\":{");
     json_str("pre", mdl_tokenizer_pre(r->m->tok), strlen(mdl_tokenizer_pre(r->m->tok)));
-    printf(",\"entries\":%u,\"used\":%u,\"eos\":%d}", mdl_tokenizer_size(r->m->tok),
-           mdl_tokenizer_used(r->m->tok), (int)mdl_token_eos(r->m->tok));
+    printf(",\"entries\":%u,\"used\":%u,\"bos\":%d,\"eos\":%d}", mdl_tokenizer_size(r->m->tok),
+           mdl_tokenizer_used(r->m->tok), (int)mdl_token_bos(r->m->tok), (int)mdl_token_eos(r->m->tok));
 }
 
 static void json_number(const struct mdl_kv *kv)

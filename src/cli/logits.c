@@ -104,7 +104,7 @@ static int logits_main(const struct cli_cmd *cmd, int argc, char **argv)
     status = cli_engine_open(&e, cmd);
     if (status == CLI_GOOD) {
         if (!tokens)
-            TRY(vkmoe_tokenize(e.mdl, text, bytes, false, &ids, &n, &err));
+            TRY(vkmoe_tokenize_prompt(e.mdl, text, bytes, false, &ids, &n, &err));
         TRY(write_logits(&e, ids, n, all, out, &err));
         if (json)
             print_json(&e, n, all ? n : 1, out);

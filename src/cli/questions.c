@@ -146,7 +146,7 @@ static enum vkmoe_status score_choice(struct cli_engine *e, const struct cli_que
         return cor_fail(err, VKMOE_ERR_MEMORY, "%s: no memory for a question", qs->file);
     memcpy(text, q->context, n_c);
     memcpy(text + n_c, q->choices[choice], n_a);
-    TRY(vkmoe_tokenize(e->mdl, text, n_c + n_a, false, &ids, &n, err));
+    TRY(vkmoe_tokenize_prompt(e->mdl, text, n_c + n_a, false, &ids, &n, err));
     if (n <= n_context)
         FAIL(VKMOE_ERR_FORMAT, "%s: line %zu: choice %" PRIu32 " adds no token to the context", qs->file,
              q->line, choice);
@@ -173,7 +173,7 @@ enum vkmoe_status cli_questions_score(struct cli_engine *e, const struct cli_que
         double least = 0;
         size_t n_context;
 
-        TRY(vkmoe_tokenize(e->mdl, q->context, strlen(q->context), false, &ids, &n_context, err));
+        TRY(vkmoe_tokenize_prompt(e->mdl, q->context, strlen(q->context), false, &ids, &n_context, err));
         vkmoe_free(ids);
         for (uint32_t k = 0; k < q->n_choices; k++) {
             double nll = 0;

@@ -72,8 +72,8 @@ static enum vkmoe_status tokenize_inputs(struct generation *g, struct vkmoe_err 
     enum vkmoe_status st = VKMOE_OK;
 
     if (!o->tokens)
-        TRY(vkmoe_tokenize(o->e.mdl, g->prompt_text, g->prompt_bytes, o->special, &g->prompt, &g->n_prompt,
-                           err));
+        TRY(vkmoe_tokenize_prompt(o->e.mdl, g->prompt_text, g->prompt_bytes, o->special, &g->prompt,
+                                  &g->n_prompt, err));
     if (o->force)
         TRY(vkmoe_tokenize(o->e.mdl, g->force_text, g->force_bytes, o->special, &g->forced, &g->n_forced,
                            err));

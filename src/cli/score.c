@@ -45,8 +45,9 @@ static bool score_row(void *user, size_t index, const float *logits)
     return !cor_interrupted();
 }
 
-/* ids: end-of-text, document, end-of-text; all but the first are predicted, in windows of n_ctx with half
- * overlap: the first half of a window only gives context to the second. bytes: of the document. */
+/* ids: a token that begins a text, document, end-of-text; all but the first are predicted, in windows of
+ * n_ctx with half overlap: the first half of a window only gives context to the second. bytes: of the
+ * document. */
 static enum vkmoe_status score_ids(struct cli_engine *e, const int32_t *ids, size_t n, size_t bytes,
                                    struct cli_score *s, struct vkmoe_err *err)
 {
@@ -80,7 +81,7 @@ done:
 static enum vkmoe_status score_document(struct cli_engine *e, const struct cli_document *d,
                                         struct cli_score *s, struct vkmoe_err *err)
 {
-    int32_t eos = vkmoe_model_facts(e->mdl)->eos_token, *ids = NULL, *framed = NULL;
+    int32_t *ids = NULL, *framed = NULL;
     enum vkmoe_status st = VKMOE_OK;
     size_t n;
 
@@ -88,7 +89,8 @@ static enum vkmoe_status score_document(struct cli_engine *e, const struct cli_d
     framed = cor_array(n + 2, sizeof(*framed));
     if (!framed)
         FAIL(VKMOE_ERR_MEMORY, "no memory for a document of %zu tokens", n);
-    framed[0] = framed[n + 1] = eos;
+    framed[0] = cli_first_token(e->mdl);
+    framed[n + 1] = vkmoe_model_facts(e->mdl)->eos_token;
     memcpy(framed + 1, ids, n * sizeof(*ids));
     TRY(score_ids(e, framed, n + 2, d->n, s, err));
     if (cor_interrupted())

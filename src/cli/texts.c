@@ -20,8 +20,8 @@ static void name_text(struct cli_text *t, const char *file)
     snprintf(t->name, sizeof(t->name), "%s", strcmp(file, "-") ? cor_path_base(file) : "standard input");
 }
 
-/* Appends the end-of-text token and the first n of ids. */
-static enum vkmoe_status append(struct cli_text *t, int32_t eos, const int32_t *ids, size_t n, bool whole,
+/* Appends the token that begins a text and the first n of ids. */
+static enum vkmoe_status append(struct cli_text *t, int32_t first, const int32_t *ids, size_t n, bool whole,
                                 struct vkmoe_err *err)
 {
     if (t->cap - t->n < n + 1) {
@@ -34,7 +34,7 @@ static enum vkmoe_status append(struct cli_text *t, int32_t eos, const int32_t *
         t->cap = cap;
     }
     t->docs[t->n_docs++] = (struct cli_text_doc){t->n, n + 1, whole};
-    t->ids[t->n] = eos;
+    t->ids[t->n] = first;
     memcpy(t->ids + t->n + 1, ids, n * sizeof(*ids));
     t->n += n + 1;
     return VKMOE_OK;
@@ -51,8 +51,7 @@ static enum vkmoe_status add(struct cli_text *t, const struct cli_engine *e, con
     room = most < n_ctx ? most : n_ctx;
     if (n + 1 > n_ctx && most >= n_ctx)
         t->cut++;
-    TRY(append(t, vkmoe_model_facts(e->mdl)->eos_token, ids, n + 1 > room ? room - 1 : n, n + 1 <= room,
-               err));
+    TRY(append(t, cli_first_token(e->mdl), ids, n + 1 > room ? room - 1 : n, n + 1 <= room, err));
 done:
     cor_free(ids);
     return st;
@@ -93,6 +92,7 @@ struct row_sink {
     const struct cli_text *text;
     const struct cli_text_doc *doc;
     uint32_t vocab;
+    int32_t eos;
 };
 
 static bool score_row(void *user, size_t index, const float *logits)
@@ -103,7 +103,7 @@ static bool score_row(void *user, size_t index, const float *logits)
     bool last = index + 1 == s->doc->n;
 
     if (!last || s->doc->whole) {
-        p->nll += cli_token_nll(logits, s->vocab, last ? ids[0] : ids[index + 1]); /* ids[0]: end of text */
+        p->nll += cli_token_nll(logits, s->vocab, last ? s->eos : ids[index + 1]);
         p->scored++;
     }
     p->done++;
@@ -114,7 +114,8 @@ static bool score_row(void *user, size_t index, const float *logits)
 enum vkmoe_status cli_text_feed(const struct cli_text *t, struct cli_engine *e, struct cli_text_pass *pass,
                                 struct vkmoe_err *err)
 {
-    struct row_sink sink = {.pass = pass, .text = t, .vocab = vkmoe_model_facts(e->mdl)->vocab_size};
+    const struct vkmoe_model_info *m = vkmoe_model_facts(e->mdl);
+    struct row_sink sink = {.pass = pass, .text = t, .vocab = m->vocab_size, .eos = m->eos_token};
     enum vkmoe_status st = VKMOE_OK;
 
     for (pass->doc = 0; pass->doc < t->n_docs; pass->doc++) {

@@ -668,6 +668,12 @@ void cor_program_init(int *argc, char ***argv)
 }
 #endif
 
+void cor_clear_interrupt(void)
+{
+    interrupted = 0;
+    cor_catch_interrupt();
+}
+
 bool cor_interrupted(void)
 {
     return interrupted;

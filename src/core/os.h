@@ -65,6 +65,8 @@ unsigned cor_terminal_columns(void);
  * one ends the process. */
 void cor_catch_interrupt(void);
 bool cor_interrupted(void);
+/* Forgets the last one and waits for the next: for a program that only gives up what it was doing. */
+void cor_clear_interrupt(void);
 /* UTF-8 arguments and binary standard streams where the system needs it (Windows); elsewhere a closed pipe
  * becomes a write error instead of a silent death. Call first in main. */
 void cor_program_init(int *argc, char ***argv);

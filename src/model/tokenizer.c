@@ -1,7 +1,8 @@
-/* The tables of a byte-level BPE tokenizer: checked construction and look-ups. Encoding is in
- * tokenizer_bpe.c, the ways to get a specification in tokenizer_gguf.c and tokenizer_json.c. */
+/* The tables of a tokenizer: checked construction and look-ups. Encoding is in tokenizer_encode.c, the ways
+ * to get a specification in tokenizer_gguf.c and tokenizer_json.c. */
 #include "model/tokenizer_impl.h"
 
+#include <math.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -120,9 +121,69 @@ static bool is_utf8(const char *p, size_t n)
 
 static bool is_named(uint8_t kind)
 {
-    return kind == MDL_TOKEN_CONTROL || kind == MDL_TOKEN_USER;
+    return kind == MDL_TOKEN_CONTROL || kind == MDL_TOKEN_USER || kind == MDL_TOKEN_UNKNOWN;
 }
 
+static bool is_one_of(const char *const *names, size_t n, const char *s)
+{
+    for (size_t i = 0; i < n; i++)
+        if (!strcmp(names[i], s))
+            return true;
+    return false;
+}
+
+/* Names of tokens that end a text or a turn, whatever the file says of them. */
+static bool is_end_name(const char *s)
+{
+    static const char *const names[] = {"<|endoftext|>",
+                                        "<|im_end|>",
+                                        "<|end|>",
+                                        "<|eot_id|>",
+                                        "<|eom_id|>",
+                                        "</s>",
+                                        "<|return|>",
+                                        "<|call|>",
+                                        "<|end_of_text|>",
+                                        "<end_of_turn>",
+                                        "<|flush|>",
+                                        "<|calls|>",
+                                        "<EOT>",
+                                        "_<EOT>",
+                                        "[EOT]",
+                                        "[EOS]",
+                                        "<eos>",
+                                        "<turn|>",
+                                        "[e~[",
+                                        "<end_of_utterance>",
+                                        "<|tool_response>",
+                                        "<\xEF\xBD\x9C"
+                                        "end\xE2\x96\x81of\xE2\x96\x81sentence\xEF\xBD\x9C>"};
+
+    return is_one_of(names, COR_COUNT(names), s);
+}
+
+/* Names that begin or end a turn of a conversation. */
+static bool is_turn_mark(const char *s)
+{
+    static const char *const names[] = {"<s>",
+                                        "<|begin_of_text|>",
+                                        "<|im_start|>",
+                                        "<|start|>",
+                                        "<|start_header_id|>",
+                                        "<|end_header_id|>",
+                                        "<|message|>",
+                                        "<|start_of_role|>",
+                                        "<|end_of_role|>",
+                                        "<|channel|>",
+                                        "<|user|>",
+                                        "<|assistant|>",
+                                        "<|system|>",
+                                        "[INST]",
+                                        "[/INST]",
+                                        "<start_of_turn>"};
+
+    return is_end_name(s) || is_one_of(names, COR_COUNT(names), s);
+}
 /* Length of a string of the specification; past max it is refused before anything is read further. */
 static size_t bounded_length(const char *s, size_t max)
 {
@@ -144,11 +205,18 @@ static enum vkmoe_status check_spec(const struct mdl_tokenizer_spec *s, struct v
     if (s->eos < -1 || s->eos >= (int64_t)s->n_tokens)
         return cor_fail(err, VKMOE_ERR_FORMAT, "%s: end token %d is not one of the %u tokens", s->source,
                         (int)s->eos, s->n_tokens);
+    if (s->add_bos && (s->bos < 0 || s->bos >= (int64_t)s->n_tokens))
+        return cor_fail(err, VKMOE_ERR_FORMAT, "%s: begin token %d is not one of the %u tokens", s->source,
+                        (int)s->bos, s->n_tokens);
+    if (s->spm && (s->unk < -1 || s->unk >= (int64_t)s->n_tokens))
+        return cor_fail(err, VKMOE_ERR_FORMAT, "%s: unknown token %d is not one of the %u tokens", s->source,
+                        (int)s->unk, s->n_tokens);
     for (uint32_t i = 0; i < s->n_tokens; i++) {
         uint8_t k = s->kind[i];
         size_t max = is_named(k) ? MDL_SPECIAL_TEXT_MAX : MDL_TOKEN_TEXT_MAX;
 
-        if (k != MDL_TOKEN_NORMAL && k != MDL_TOKEN_UNUSED && !is_named(k))
+        if (k != MDL_TOKEN_NORMAL && k != MDL_TOKEN_UNUSED && !is_named(k) &&
+            !(s->spm && k == MDL_TOKEN_BYTE))
             return cor_fail(err, VKMOE_ERR_FORMAT, "%s: token %u has unknown type %u", s->source, i, k);
         if (k == MDL_TOKEN_UNUSED)
             continue;
@@ -164,56 +232,148 @@ static enum vkmoe_status check_spec(const struct mdl_tokenizer_spec *s, struct v
     return VKMOE_OK;
 }
 
+/* Adds a normal token, whose bytes are in place, to those that can be made by merging. */
+static enum vkmoe_status index_token(struct mdl_tokenizer *t, const struct mdl_tokenizer_spec *s, uint32_t i,
+                                     size_t n, struct vkmoe_err *err)
+{
+    const char *p = t->bytes + t->off[i];
+    uint32_t slot = bytes_slot(t, p, n);
+
+    if (t->by_bytes[slot])
+        return cor_fail(err, VKMOE_ERR_FORMAT, "%s: tokens %d and %u have the same text", s->source,
+                        (int)t->by_bytes[slot] - 1, i);
+    t->by_bytes[slot] = (int32_t)i + 1;
+    t->off[i + 1] = (uint32_t)(t->off[i] + n); /* bytes_slot reads it from the next token on */
+    t->longest = n > t->longest ? n : t->longest;
+    for (size_t k = 1; k < n; k++)
+        t->words &= p[k] != ' ' || p[k - 1] == ' ';
+    return VKMOE_OK;
+}
+
+/* U+2581 to spaces; false where there are spaces already: no text is cut so that it makes such a token. */
+static bool from_spm(const char *p, size_t n, char *dst, size_t *n_dst)
+{
+    size_t k = 0;
+
+    for (size_t i = 0; i < n; i++) {
+        bool space = n - i >= 3 && !memcmp(p + i, "\xE2\x96\x81", 3);
+
+        dst[k++] = space ? ' ' : p[i];
+        i += space ? 2 : 0;
+    }
+    *n_dst = k;
+    return !memchr(p, ' ', n);
+}
+
+static enum vkmoe_status load_byte(struct mdl_tokenizer *t, const struct mdl_tokenizer_spec *s, uint32_t i,
+                                   struct vkmoe_err *err)
+{
+    static const char hex[] = "0123456789ABCDEF";
+    const char *p = s->text[i];
+    const char *hi = strlen(p) == 6 ? memchr(hex, p[3], 16) : NULL, *lo = hi ? memchr(hex, p[4], 16) : NULL;
+
+    if (!lo || strncmp(p, "<0x", 3) || p[5] != '>')
+        return cor_fail(err, VKMOE_ERR_FORMAT, "%s: byte token %u is not written as <0x00> to <0xFF>",
+                        s->source, i);
+    int32_t *id = &t->byte_id[(hi - hex) * 16 + (lo - hex)];
+    if (*id >= 0)
+        return cor_fail(err, VKMOE_ERR_FORMAT, "%s: tokens %d and %u are of the same byte", s->source,
+                        (int)*id, i);
+    *id = (int32_t)i;
+    t->bytes[t->off[i]] = (char)((hi - hex) * 16 + (lo - hex));
+    return VKMOE_OK;
+}
+
+/* Puts the bytes of token i at t->off[i]; *n: how many. */
+static enum vkmoe_status load_token(struct mdl_tokenizer *t, const struct mdl_tokenizer_spec *s, uint32_t i,
+                                    size_t *n, struct vkmoe_err *err)
+{
+    uint8_t kind = t->kind[i];
+    char *dst = t->bytes + t->off[i];
+    const char *text = s->text[i];
+
+    *n = kind == MDL_TOKEN_UNUSED ? 0 : strlen(text);
+    if (!*n)
+        return VKMOE_OK;
+    if (!t->spm && kind == MDL_TOKEN_NORMAL) {
+        if (!from_alphabet(text, *n, dst, n))
+            return cor_fail(err, VKMOE_ERR_FORMAT, "%s: token %u is not UTF-8 in the byte alphabet",
+                            s->source, i);
+        return index_token(t, s, i, *n, err);
+    }
+    if (!is_utf8(text, *n))
+        return cor_fail(err, VKMOE_ERR_FORMAT, "%s: token %u is not UTF-8", s->source, i);
+    if (kind == MDL_TOKEN_NORMAL)
+        return from_spm(text, *n, dst, n) ? index_token(t, s, i, *n, err) : VKMOE_OK;
+    if (kind == MDL_TOKEN_BYTE) {
+        *n = 1;
+        return load_byte(t, s, i, err);
+    }
+    memcpy(dst, text, *n);
+    t->n_special++;
+    if (kind == MDL_TOKEN_USER && is_turn_mark(text))
+        t->kind[i] = MDL_TOKEN_CONTROL;
+    return VKMOE_OK;
+}
+
+/* Some vocabularies (DeepSeek's first ones) lack these. */
+static bool never_in_utf8(int b)
+{
+    return b == 0xC0 || b == 0xC1 || b >= 0xF5;
+}
+
 static enum vkmoe_status load_tokens(struct mdl_tokenizer *t, const struct mdl_tokenizer_spec *s,
                                      struct vkmoe_err *err)
 {
     enum vkmoe_status st = VKMOE_OK;
-    size_t total = 0, at = 0;
+    size_t total = 0, n;
 
     for (uint32_t i = 0; i < s->n_tokens; i++)
         total += s->kind[i] == MDL_TOKEN_UNUSED ? 0 : strlen(s->text[i]);
     t->n_tokens = s->n_tokens;
     t->bytes_mask = hash_slots(s->n_tokens) - 1;
-    t->bytes = cor_alloc(total); /* alphabet text is never shorter than its bytes */
+    t->bytes = cor_alloc(total); /* no text is shorter than its bytes */
     t->off = cor_array((size_t)s->n_tokens + 1, sizeof(*t->off));
     t->kind = cor_alloc(s->n_tokens);
     t->by_bytes = cor_array((size_t)t->bytes_mask + 1, sizeof(*t->by_bytes));
     if (!t->bytes || !t->off || !t->kind || !t->by_bytes)
         FAIL(VKMOE_ERR_MEMORY, "%s: no memory for %u tokens", s->source, s->n_tokens);
     memcpy(t->kind, s->kind, s->n_tokens);
+    memset(t->byte_id, -1, sizeof(t->byte_id));
+    t->words = true;
     for (uint32_t i = 0; i < s->n_tokens; i++) {
-        size_t n = t->kind[i] == MDL_TOKEN_UNUSED ? 0 : strlen(s->text[i]);
-
-        t->off[i] = (uint32_t)at;
-        if (is_named(t->kind[i])) {
-            if (!is_utf8(s->text[i], n))
-                FAIL(VKMOE_ERR_FORMAT, "%s: token %u is not UTF-8", s->source, i);
-            memcpy(t->bytes + at, s->text[i], n);
-            t->n_special++;
-        } else if (n) {
-            if (!from_alphabet(s->text[i], n, t->bytes + at, &n))
-                FAIL(VKMOE_ERR_FORMAT, "%s: token %u is not UTF-8 in the byte alphabet", s->source, i);
-            uint32_t slot = bytes_slot(t, t->bytes + at, n);
-            if (t->by_bytes[slot])
-                FAIL(VKMOE_ERR_FORMAT, "%s: tokens %d and %u have the same text", s->source,
-                     (int)t->by_bytes[slot] - 1, i);
-            t->by_bytes[slot] = (int32_t)i + 1;
-            t->off[i + 1] = (uint32_t)(at + n); /* bytes_slot reads it from the next token on */
-        }
-        at += n;
+        TRY(load_token(t, s, i, &n, err));
+        t->off[i + 1] = (uint32_t)(t->off[i] + n);
         if (n)
             t->used = i + 1;
     }
-    t->off[s->n_tokens] = (uint32_t)at;
     for (int b = 0; b < 256; b++) {
         char c = (char)b;
 
-        t->byte_id[b] = mdl_token_by_bytes(t, &c, 1);
-        if (t->byte_id[b] < 0)
+        if (!t->spm)
+            t->byte_id[b] = mdl_token_by_bytes(t, &c, 1);
+        else if (t->byte_id[b] < 0)
+            t->byte_id[b] = t->unk;
+        if (t->byte_id[b] < 0 && !never_in_utf8(b))
             FAIL(VKMOE_ERR_FORMAT, "%s: no token for byte 0x%02x", s->source, (unsigned)b);
     }
 done:
     return st;
+}
+
+/* SentencePiece has scores in place of merges. */
+static enum vkmoe_status load_scores(struct mdl_tokenizer *t, const struct mdl_tokenizer_spec *s,
+                                     struct vkmoe_err *err)
+{
+    t->score = cor_array(s->n_tokens, sizeof(*t->score));
+    if (!t->score)
+        return cor_fail(err, VKMOE_ERR_MEMORY, "%s: no memory for %u scores", s->source, s->n_tokens);
+    for (uint32_t i = 0; i < s->n_tokens; i++) {
+        if (isnan(s->scores[i]))
+            return cor_fail(err, VKMOE_ERR_FORMAT, "%s: the score of token %u is not a number", s->source, i);
+        t->score[i] = s->scores[i];
+    }
+    return VKMOE_OK;
 }
 
 /* "left right" to token ids. The alphabet has no space, so the first one separates. */
@@ -303,6 +463,45 @@ done:
     return st;
 }
 
+static void add_end(struct mdl_tokenizer *t, int32_t id)
+{
+    for (uint32_t i = 0; i < t->n_ends; i++)
+        if (t->ends[i] == id)
+            return;
+    if (id >= 0 && t->n_ends < MDL_ENDS_MAX)
+        t->ends[t->n_ends++] = id;
+}
+
+/* Tokens that end a text or a turn: those that the file names, and those known by their names. */
+static void load_ends(struct mdl_tokenizer *t, const struct mdl_tokenizer_spec *s)
+{
+    /* Where these are, <|end|> stands between the parts of one turn. */
+    bool parts = mdl_token_by_name(t, "<|return|>") >= 0 || mdl_token_by_name(t, "<|flush|>") >= 0;
+
+    add_end(t, s->eos);
+    for (uint32_t i = 0; i < s->n_ends; i++)
+        if (s->ends[i] < (int64_t)t->n_tokens)
+            add_end(t, s->ends[i]);
+    for (uint32_t i = 0; i < t->n_special; i++) {
+        int32_t id = t->special[i];
+
+        if (t->kind[id] == MDL_TOKEN_CONTROL && is_end_name(s->text[id]) &&
+            !(parts && !strcmp(s->text[id], "<|end|>")))
+            add_end(t, id);
+    }
+}
+
+static enum vkmoe_status find_pre(struct mdl_tokenizer *t, const char *source, const char *name,
+                                  struct vkmoe_err *err)
+{
+    char names[sizeof(err->message)];
+
+    t->pre = mdl_pre_find(name);
+    return t->pre ? VKMOE_OK
+                  : cor_fail(err, VKMOE_ERR_UNSUPPORTED, "%s: unknown pre-tokenizer \"%.64s\"; known: %s",
+                             source, name, mdl_pre_names(names, sizeof(names)));
+}
+
 enum vkmoe_status mdl_tokenizer_create(struct mdl_tokenizer **out, const struct mdl_tokenizer_spec *spec,
                                        struct vkmoe_err *err)
 {
@@ -312,15 +511,20 @@ enum vkmoe_status mdl_tokenizer_create(struct mdl_tokenizer **out, const struct 
     *out = NULL;
     if (!t)
         FAIL(VKMOE_ERR_MEMORY, "%s: no memory for the tokenizer", spec->source);
-    t->pre = mdl_pre_find(spec->pre);
-    if (!t->pre)
-        FAIL(VKMOE_ERR_UNSUPPORTED, "%s: unknown pre-tokenizer \"%.64s\"", spec->source, spec->pre);
+    t->spm = spec->spm;
+    if (!t->spm)
+        TRY(find_pre(t, spec->source, spec->pre, err));
+    t->add_space = spec->spm && spec->add_space;
+    t->unk = spec->spm ? spec->unk : -1;
+    t->bos = spec->add_bos ? spec->bos : -1;
     t->eos = spec->eos;
     TRY(check_spec(spec, err));
     TRY(load_tokens(t, spec, err));
-    TRY(load_merges(t, spec, err));
+    TRY(t->spm ? load_scores(t, spec, err) : load_merges(t, spec, err));
     TRY(load_special(t, spec, err));
-    TRY(mdl_splitter_create(&t->splitter, t->pre, err));
+    load_ends(t, spec);
+    if (!t->spm)
+        TRY(mdl_splitter_create(&t->splitter, t->pre, err));
     *out = t;
     t = NULL;
 done:
@@ -340,6 +544,7 @@ void mdl_tokenizer_close(struct mdl_tokenizer *t)
     cor_free(t->by_pair);
     cor_free(t->by_bytes);
     cor_free(t->special);
+    cor_free(t->score);
     cor_free(t);
 }
 
@@ -356,23 +561,43 @@ size_t mdl_token_bytes(const struct mdl_tokenizer *t, int32_t id, const char **b
     return has ? token_size(t, id) : 0;
 }
 
+size_t mdl_token_text(const struct mdl_tokenizer *t, int32_t prev, int32_t id, const char **bytes)
+{
+    size_t n = mdl_token_bytes(t, id, bytes);
+    bool begins = prev < 0 || (in_range(t, prev) && is_named(t->kind[prev]));
+
+    if (!t->add_space || !begins || !n || (*bytes)[0] != ' ' || is_named(t->kind[id]))
+        return n;
+    ++*bytes;
+    return n - 1;
+}
+
+int32_t mdl_token_by_name(const struct mdl_tokenizer *t, const char *name)
+{
+    const char *p;
+
+    for (uint32_t i = t->special_at[(uint8_t)name[0]]; i < t->special_at[(uint8_t)name[0] + 1]; i++)
+        if (mdl_token_bytes(t, t->special[i], &p) == strlen(name) && !memcmp(p, name, strlen(name)))
+            return t->special[i];
+    return -1;
+}
+
 bool mdl_token_is_special(const struct mdl_tokenizer *t, int32_t id)
 {
-    return in_range(t, id) && t->kind[id] == MDL_TOKEN_CONTROL;
+    return in_range(t, id) && is_named(t->kind[id]) && t->kind[id] != MDL_TOKEN_USER;
 }
 
 bool mdl_token_is_end(const struct mdl_tokenizer *t, int32_t id)
 {
-    static const char *const names[] = {"<|endoftext|>", "<|im_end|>", "<|end|>",         "<|eot_id|>",
-                                        "<|eom_id|>",    "</s>",       "<|end_of_text|>", "<end_of_turn>"};
-
-    if (!mdl_token_is_special(t, id))
-        return in_range(t, id) && id == t->eos;
-    for (size_t i = 0; i < COR_COUNT(names); i++)
-        if (strlen(names[i]) == token_size(t, id) &&
-            !memcmp(names[i], t->bytes + t->off[id], strlen(names[i])))
+    for (uint32_t i = 0; i < t->n_ends; i++)
+        if (t->ends[i] == id)
             return true;
-    return id == t->eos;
+    return false;
+}
+
+int32_t mdl_token_bos(const struct mdl_tokenizer *t)
+{
+    return t->bos;
 }
 
 int32_t mdl_token_eos(const struct mdl_tokenizer *t)
@@ -392,5 +617,5 @@ uint32_t mdl_tokenizer_used(const struct mdl_tokenizer *t)
 
 const char *mdl_tokenizer_pre(const struct mdl_tokenizer *t)
 {
-    return t->pre->name;
+    return t->spm ? "llama" : t->pre->name;
 }

@@ -98,52 +98,153 @@ static enum vkmoe_status short_string(char *dst, size_t room, const struct mdl_g
     return VKMOE_OK;
 }
 
+/* The keys as they were read; what a specification points to. */
+struct source {
+    const struct mdl_gguf *g;
+    const struct mdl_kv *tokens, *types, *merges, *scores;
+    char pre[64];
+    const char **text, **merge_text;
+    char *text_block, *merge_block;
+    uint8_t *kind;
+    float *score;
+    int32_t ends[2];
+    struct mdl_tokenizer_spec spec;
+};
+
+static void source_free(struct source *s)
+{
+    cor_free(s->text);
+    cor_free(s->text_block);
+    cor_free(s->merge_text);
+    cor_free(s->merge_block);
+    cor_free(s->kind);
+    cor_free(s->score);
+}
+
+/* An id below the number of tokens; `absent` where there is no such key. */
+static enum vkmoe_status read_id(int32_t *id, const struct source *s, const char *key, const char *what,
+                                 int32_t absent, struct vkmoe_err *err)
+{
+    enum vkmoe_status st = VKMOE_OK;
+    uint32_t v;
+
+    *id = absent;
+    if (!mdl_gguf_find(s->g, key))
+        return VKMOE_OK;
+    TRY(mdl_gguf_u32(s->g, key, &v, err));
+    if (v >= s->tokens->count)
+        FAIL(VKMOE_ERR_FORMAT, "%s: %s token %u is not one of the %llu tokens", file_of(s->g), what, v,
+             (unsigned long long)s->tokens->count);
+    *id = (int32_t)v;
+done:
+    return st;
+}
+
+static enum vkmoe_status read_flag(bool *flag, const struct source *s, const char *key, bool absent,
+                                   struct vkmoe_err *err)
+{
+    *flag = absent;
+    return mdl_gguf_find(s->g, key) ? mdl_gguf_bool(s->g, key, flag, err) : VKMOE_OK;
+}
+
+/* Which tokens stand before and behind a text. What is absent is as llama.cpp takes it, but a BPE vocabulary
+ * without tokenizer.ggml.bos_token_id has no such token. */
+static enum vkmoe_status read_ids(struct source *s, struct vkmoe_err *err)
+{
+    static const char *const add_bos = "tokenizer.ggml.add_bos_token";
+    struct mdl_tokenizer_spec *t = &s->spec;
+    const struct mdl_pre *pre = t->spm ? NULL : mdl_pre_find(s->pre);
+    bool small = s->tokens->count < 3;
+    enum vkmoe_status st = VKMOE_OK;
+
+    TRY(read_id(&t->eos, s, "tokenizer.ggml.eos_token_id", "end", t->spm && !small ? 2 : -1, err));
+    TRY(read_id(&t->bos, s, "tokenizer.ggml.bos_token_id", "begin", t->spm && !small ? 1 : -1, err));
+    TRY(read_id(&t->unk, s, "tokenizer.ggml.unknown_token_id", "unknown", t->spm ? 0 : -1, err));
+    TRY(read_id(&s->ends[0], s, "tokenizer.ggml.eot_token_id", "end-of-turn", -1, err));
+    TRY(read_id(&s->ends[1], s, "tokenizer.ggml.eom_token_id", "end-of-message", -1, err));
+    t->ends = s->ends;
+    t->n_ends = COR_COUNT(s->ends);
+    TRY(read_flag(&t->add_bos, s, add_bos, t->spm || (pre && pre->add_bos && t->bos >= 0), err));
+    if (t->add_bos && t->bos < 0)
+        FAIL(VKMOE_ERR_FORMAT, "%s: key %s is true, but tokenizer.ggml.bos_token_id is missing",
+             file_of(s->g), add_bos);
+    TRY(read_flag(&t->add_space, s, "tokenizer.ggml.add_space_prefix", t->spm, err));
+done:
+    return st;
+}
+
+static enum vkmoe_status read_scores(struct source *s, struct vkmoe_err *err)
+{
+    static const char *const key = "tokenizer.ggml.scores";
+    const struct mdl_kv *kv = mdl_gguf_find(s->g, key);
+
+    if (!kv)
+        return cor_fail(err, VKMOE_ERR_FORMAT, "%s: key %s is missing", file_of(s->g), key);
+    if (kv->type != MDL_GGUF_ARRAY || kv->elem_type != MDL_GGUF_F32)
+        return cor_fail(err, VKMOE_ERR_FORMAT, "%s: key %s is not an array of float32", file_of(s->g), key);
+    if (kv->count != s->tokens->count)
+        return cor_fail(err, VKMOE_ERR_FORMAT, "%s: %llu tokens but %llu scores", file_of(s->g),
+                        (unsigned long long)s->tokens->count, (unsigned long long)kv->count);
+    s->score = cor_array((size_t)kv->count, sizeof(*s->score));
+    if (!s->score)
+        return cor_fail(err, VKMOE_ERR_MEMORY, "%s: no memory for %s", file_of(s->g), key);
+    if (kv->count)
+        memcpy(s->score, kv->v.array, (size_t)kv->count * sizeof(*s->score));
+    s->spec.scores = s->score;
+    return VKMOE_OK;
+}
+
+static enum vkmoe_status read_merges(struct source *s, struct vkmoe_err *err)
+{
+    enum vkmoe_status st = VKMOE_OK;
+
+    TRY(short_string(s->pre, sizeof(s->pre), s->g, "tokenizer.ggml.pre", err));
+    TRY(find_array(&s->merges, s->g, "tokenizer.ggml.merges", true, err));
+    TRY(copy_strings(&s->merge_text, &s->merge_block, s->g, s->merges, err));
+    s->spec.pre = s->pre;
+    s->spec.n_merges = (uint32_t)s->merges->count;
+    s->spec.merges = s->merge_text;
+done:
+    return st;
+}
+
+static enum vkmoe_status read_tokens(struct source *s, struct vkmoe_err *err)
+{
+    enum vkmoe_status st = VKMOE_OK;
+
+    TRY(find_array(&s->tokens, s->g, "tokenizer.ggml.tokens", true, err));
+    TRY(find_array(&s->types, s->g, "tokenizer.ggml.token_type", false, err));
+    if (s->types->count != s->tokens->count)
+        FAIL(VKMOE_ERR_FORMAT, "%s: %llu tokens but %llu token types", file_of(s->g),
+             (unsigned long long)s->tokens->count, (unsigned long long)s->types->count);
+    TRY(copy_strings(&s->text, &s->text_block, s->g, s->tokens, err));
+    TRY(copy_kinds(&s->kind, s->g, s->types, (uint32_t)s->tokens->count, err));
+    s->spec.n_tokens = (uint32_t)s->tokens->count;
+    s->spec.text = s->text;
+    s->spec.kind = s->kind;
+done:
+    return st;
+}
+
 enum vkmoe_status mdl_tokenizer_from_gguf(struct mdl_tokenizer **out, const struct mdl_gguf *g,
                                           struct vkmoe_err *err)
 {
     enum vkmoe_status st = VKMOE_OK;
-    char model[64], pre[64];
-    const struct mdl_kv *tokens, *types, *merges;
-    const char **text = NULL, **merge_text = NULL;
-    char *text_block = NULL, *merge_block = NULL;
-    uint8_t *kind = NULL;
-    uint32_t eos = 0;
-    bool has_eos = mdl_gguf_find(g, "tokenizer.ggml.eos_token_id") != NULL;
+    struct source s = {.g = g, .spec = {.source = file_of(g)}};
+    char model[64];
 
     *out = NULL;
     TRY(short_string(model, sizeof(model), g, "tokenizer.ggml.model", err));
-    if (strcmp(model, "gpt2"))
-        FAIL(VKMOE_ERR_UNSUPPORTED, "%s: unknown tokenizer \"%s\", only gpt2 (byte-level BPE) is known",
+    s.spec.spm = !strcmp(model, "llama");
+    if (!s.spec.spm && strcmp(model, "gpt2"))
+        FAIL(VKMOE_ERR_UNSUPPORTED,
+             "%s: unknown tokenizer \"%s\", known are gpt2 (byte-level BPE) and llama (SentencePiece)",
              file_of(g), model);
-    TRY(short_string(pre, sizeof(pre), g, "tokenizer.ggml.pre", err));
-    TRY(find_array(&tokens, g, "tokenizer.ggml.tokens", true, err));
-    TRY(find_array(&types, g, "tokenizer.ggml.token_type", false, err));
-    TRY(find_array(&merges, g, "tokenizer.ggml.merges", true, err));
-    if (types->count != tokens->count)
-        FAIL(VKMOE_ERR_FORMAT, "%s: %llu tokens but %llu token types", file_of(g),
-             (unsigned long long)tokens->count, (unsigned long long)types->count);
-    if (has_eos)
-        TRY(mdl_gguf_u32(g, "tokenizer.ggml.eos_token_id", &eos, err));
-    TRY(copy_strings(&text, &text_block, g, tokens, err));
-    TRY(copy_strings(&merge_text, &merge_block, g, merges, err));
-    TRY(copy_kinds(&kind, g, types, (uint32_t)tokens->count, err));
-    if (eos >= (has_eos ? tokens->count : 1))
-        FAIL(VKMOE_ERR_FORMAT, "%s: end token %u is not one of the %llu tokens", file_of(g), eos,
-             (unsigned long long)tokens->count);
-    struct mdl_tokenizer_spec spec = {.source = file_of(g),
-                                      .pre = pre,
-                                      .n_tokens = (uint32_t)tokens->count,
-                                      .text = text,
-                                      .kind = kind,
-                                      .n_merges = (uint32_t)merges->count,
-                                      .merges = merge_text,
-                                      .eos = has_eos ? (int32_t)eos : -1};
-    TRY(mdl_tokenizer_create(out, &spec, err));
+    TRY(read_tokens(&s, err));
+    TRY(s.spec.spm ? read_scores(&s, err) : read_merges(&s, err));
+    TRY(read_ids(&s, err));
+    TRY(mdl_tokenizer_create(out, &s.spec, err));
 done:
-    cor_free(text);
-    cor_free(text_block);
-    cor_free(merge_text);
-    cor_free(merge_block);
-    cor_free(kind);
+    source_free(&s);
     return st;
 }
