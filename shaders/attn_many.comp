@@ -1,5 +1,6 @@
 /* Causal attention of all tokens of the step: query t sees cached positions 0 .. STEP_POS + t. One pass over
- * the keys with a running maximum and sum (online softmax), f32.
+ * the keys with a running maximum and sum (online softmax), f32. WINDOW: keys further back are not seen;
+ * SINKS: a score of each head's own joins the sum of exps.
  * Grid: (N_HEADS, ceil(n_tokens / 16)). WG is 128. Keys come 32 at a time. Lane = key or pair of elements
  * + 32 * group; a group of lanes has four of the sixteen queries in the components of its vec4. For the
  * softmax, lane = query + 16 * part, a part being four keys. HEAD_DIM: even, at most 256. Test:
@@ -18,6 +19,8 @@ layout(std430, set = 0, binding = 2) readonly restrict buffer KCache { uint data
 layout(std430, set = 0, binding = 3) readonly restrict buffer VCache { uint data[]; } vc;
 /* [t][head][HEAD_DIM] */
 layout(std430, set = 0, binding = 4) writeonly restrict buffer Out { float data[]; } outp;
+/* [head], read with SINKS only */
+layout(std430, set = 0, binding = 5) readonly restrict buffer Sinks { float data[]; } sinks;
 
 #define K_WORD(i) kc.data[i]
 #define V_WORD(i) vc.data[i]
@@ -81,6 +84,12 @@ vec4 score4(uint k0, uint last, uint t0, uint n_tokens, uint head)
         }
     }
     return s;
+}
+
+/* Does a query at position `at` see the key? last: the last position that any of them may. */
+bool sees_key(uint key, uint at, uint last)
+{
+    return key <= min(at, last) && (WINDOW == 0u || key + WINDOW > at);
 }
 
 float exp_or_0(float s, float m)
@@ -168,15 +177,22 @@ void main()
         return;
     uint n_queries = min(n_tokens - t0, QUERIES);
     uint last = pos + t0 + n_queries - 1u; /* last position any of the queries sees */
-    for (uint k0 = 0u; k0 <= last; k0 += KEYS) {
+    uint first = 0u;
+    if (WINDOW != 0u && pos + t0 >= WINDOW)
+        first = (pos + t0 - WINDOW + 1u) / KEYS * KEYS;
+    if (SINKS != 0u) { /* as if one key had been there before */
+        m = sinks.data[head];
+        l = 1.0;
+    }
+    for (uint k0 = first; k0 <= last; k0 += KEYS) {
         vec4 s = score4(k0, last, t0, n_tokens, head) * uintBitsToFloat(SCALE_BITS);
         uint key = k0 + pair;
         uint at = pair * QUERIES + query;
         uint seen = pos + t0 + query; /* last position that component 0 sees */
-        scores[at] = key <= min(seen, last) ? s.x : LOWEST;
-        scores[at + 1u] = key <= min(seen + 1u, last) ? s.y : LOWEST;
-        scores[at + 2u] = key <= min(seen + 2u, last) ? s.z : LOWEST;
-        scores[at + 3u] = key <= min(seen + 3u, last) ? s.w : LOWEST;
+        scores[at] = sees_key(key, seen, last) ? s.x : LOWEST;
+        scores[at + 1u] = sees_key(key, seen + 1u, last) ? s.y : LOWEST;
+        scores[at + 2u] = sees_key(key, seen + 2u, last) ? s.z : LOWEST;
+        scores[at + 3u] = sees_key(key, seen + 3u, last) ? s.w : LOWEST;
         barrier();
         softmax_step(m, l);
 

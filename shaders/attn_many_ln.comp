@@ -1,5 +1,5 @@
 /* attn_many for narrow devices (lib/lanes.glsl): causal attention of all tokens of the step, query t sees
- * cached positions 0 .. STEP_POS + t; online softmax, f32.
+ * cached positions 0 .. STEP_POS + t; online softmax, f32. WINDOW and SINKS as attn_many.
  * Four queries at a time. Scores: a lane has eight keys of 8 WG, the queries are broadcast. Sums of V: a lane
  * has eight neighbouring elements of the head (and those WG units behind), the keys' weights are in shared
  * memory.
@@ -23,6 +23,8 @@ layout(std430, set = 0, binding = 2) readonly buffer KCache4 { uvec4 data[]; } k
 layout(std430, set = 0, binding = 3) readonly restrict buffer VCache4 { uvec4 data[]; } vc4;
 /* [t][head][HEAD_DIM] */
 layout(std430, set = 0, binding = 4) writeonly restrict buffer Out { vec4 data[]; } outp;
+/* [head], read with SINKS only */
+layout(std430, set = 0, binding = 5) readonly restrict buffer Sinks { float data[]; } sinks;
 
 #define LOAD_X(i) qr.data[i]
 #define LOAD_X4(i) qr4.data[i]
@@ -89,7 +91,10 @@ vec4 exp_or_0(vec4 s, vec4 m)
 /* Scores of key `key`, one per query, those it is hidden from at LOWEST. */
 vec4 hide(vec4 s, uint key, uvec4 seen)
 {
-    return mix(vec4(LOWEST), s * uintBitsToFloat(SCALE_BITS), lessThanEqual(uvec4(key), seen));
+    vec4 v = mix(vec4(LOWEST), s * uintBitsToFloat(SCALE_BITS), lessThanEqual(uvec4(key), seen));
+    if (WINDOW != 0u)
+        v = mix(vec4(LOWEST), v, greaterThan(uvec4(key + WINDOW), seen));
+    return v;
 }
 
 void attend(uint t0, uint n_queries, uint head, uint pos)
@@ -99,10 +104,17 @@ void attend(uint t0, uint n_queries, uint head, uint pos)
     uvec4 seen = pos + query, at = (query * N_HEADS + head) * HEAD_DIM;
     uint last = pos + t0 + n_queries - 1u;
     vec4 m = vec4(LOWEST), l = vec4(0.0);
+    uint first = 0u;
 
+    if (WINDOW != 0u && pos + t0 >= WINDOW)
+        first = (pos + t0 - WINDOW + 1u) / KEYS * KEYS;
+    if (SINKS != 0u) { /* as if one key had been there before */
+        m = vec4(sinks.data[head]);
+        l = vec4(1.0);
+    }
     for (uint i = 0u; i < ROUNDS * 8u; i++)
         sums[i] = vec4(0.0);
-    for (uint k0 = 0u; k0 <= last; k0 += KEYS) {
+    for (uint k0 = first; k0 <= last; k0 += KEYS) {
         uint key = k0 + gl_SubgroupInvocationID;
         mat4 a, b;
         lanes_dot4(K_CACHE, kv_head * HEAD_DIM * K_BYTES, N_KV * HEAD_DIM * K_BYTES, k0, last + 1u,

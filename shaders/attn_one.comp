@@ -2,7 +2,7 @@
 /* Attention of one query: a workgroup takes one split of ATTN_SPLIT cached positions of a head, and the last
  * of a head to finish joins its splits: out[head] = sum(exp(m_s - m) * acc_s) / sum(exp(m_s - m) * l_s).
  * part[head][split]: largest score m, sum l of exp(score - m), then HEAD_DIM unnormalised sums of V. f32
- * sums.
+ * sums. WINDOW: keys further back are not seen; SINKS: a score of each head's own joins the sum of exps.
  * Grid: (N_HEADS, ceil((pos + 1) / ATTN_SPLIT)). Scores: one lane per key; values: one lane per pair of
  * elements, with the keys dealt out to as many groups of lanes as there are. Test: test_kernels_attn. */
 #version 450
@@ -24,6 +24,8 @@ layout(std430, set = 0, binding = 4) coherent buffer Part { float data[]; } part
 layout(std430, set = 0, binding = 5) writeonly restrict buffer Out { float data[]; } outp;
 /* [head] */
 layout(std430, set = 0, binding = 6) coherent buffer Counts { uint data[]; } counts;
+/* [head], read with SINKS only */
+layout(std430, set = 0, binding = 7) readonly restrict buffer Sinks { float data[]; } sinks;
 
 #define K_WORD(i) kc.data[i]
 #define V_WORD(i) vc.data[i]
@@ -102,16 +104,21 @@ void attend(uint first, uint n, uint head, uint kv_head, uint out0)
     }
 }
 
-void join_splits(uint head, uint n_splits)
+/* Splits s0 .. n_splits - 1, and the sink as one more key. */
+void join_splits(uint head, uint s0, uint n_splits)
 {
     uint first = head * N_SPLITS * PART;
     float m = LOWEST;
 
-    for (uint s = 0u; s < n_splits; s++)
+    if (SINKS != 0u)
+        m = sinks.data[head];
+    for (uint s = s0; s < n_splits; s++)
         m = max(m, part.data[first + s * PART]);
     for (uint d = gl_LocalInvocationIndex; d < HEAD_DIM; d += WG) {
         float l = 0.0, a = 0.0;
-        for (uint s = 0u; s < n_splits; s++) {
+        if (SINKS != 0u)
+            l = exp(sinks.data[head] - m);
+        for (uint s = s0; s < n_splits; s++) {
             uint at = first + s * PART;
             float scale = exp(part.data[at] - m);
             l += scale * part.data[at + 1u];
@@ -127,17 +134,21 @@ void main()
     uint split = gl_WorkGroupID.y;
     uint first = split * ATTN_SPLIT;
     uint n_keys = state.data[STEP_POS] + 1u;
+    uint seen = WINDOW != 0u && n_keys > WINDOW ? n_keys - WINDOW : 0u; /* the first key */
+    uint s0 = seen / ATTN_SPLIT;
 
-    if (first >= n_keys)
+    if (first >= n_keys || split < s0)
         return;
+    uint end = min(n_keys, first + ATTN_SPLIT);
+    first = max(first, seen);
     for (uint i = gl_LocalInvocationIndex; i < PAIRS; i += WG) {
         uint at = head * HEAD_DIM + 2u * i;
         query[i] = vec2(qr.data[at], qr.data[at + 1u]) * uintBitsToFloat(SCALE_BITS);
     }
     barrier();
-    attend(first, min(n_keys - first, ATTN_SPLIT), head, head * N_KV / N_HEADS,
+    attend(first, end - first, head, head * N_KV / N_HEADS,
            (head * N_SPLITS + split) * PART);
     uint n_splits = (n_keys + ATTN_SPLIT - 1u) / ATTN_SPLIT;
-    if (last_of(head, n_splits))
-        join_splits(head, n_splits);
+    if (last_of(head, n_splits - s0))
+        join_splits(head, s0, n_splits);
 }

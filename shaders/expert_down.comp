@@ -32,6 +32,7 @@ layout(std430, set = 0, binding = 2) writeonly restrict buffer Y { float data[];
 #define LOAD_X4(i) x4.data[i]
 #define X_ALIGNED (FF % 4u == 0u)
 #include "lib/rows.glsl"
+#include "lib/expert.glsl"
 
 void main()
 {
@@ -46,6 +47,6 @@ void main()
         uint row = row0 + rows_row(i);
         if (!rows_has(i) || row >= DIM)
             break;
-        y.data[pair * DIM + row] = sums[i];
+        y.data[pair * DIM + row] = biased(sums[i], base, DOWN_BIAS, row);
     }
 }

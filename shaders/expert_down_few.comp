@@ -30,6 +30,7 @@ layout(std430, set = 0, binding = 3) writeonly restrict buffer Y { float data[];
 #include "lib/rows.glsl"
 #include "lib/few.glsl"
 #include "lib/pairs.glsl"
+#include "lib/expert.glsl"
 
 void main()
 {
@@ -49,7 +50,7 @@ void main()
             uint row = row0 + i % 4u;
             uint pair = pairs.data[first + i0 + i / 4u];
             if (row < DIM)
-                y.data[pair * DIM + row] = few_pick(s, i % 4u, i / 4u);
+                y.data[pair * DIM + row] = biased(few_pick(s, i % 4u, i / 4u), base, DOWN_BIAS, row);
         }
     }
 }

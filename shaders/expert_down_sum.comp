@@ -35,6 +35,7 @@ layout(std430, set = 0, binding = 4) writeonly restrict buffer Xn { float data[]
 #define LOAD_X4(i) x4.data[i]
 #define X_ALIGNED (FF % 4u == 0u)
 #include "lib/rows.glsl"
+#include "lib/expert.glsl"
 #define LAST_COUNTER(i) choice.data[CHOICE_COUNT]
 #include "lib/last.glsl"
 #define NORM_IN(i) x.data[i]
@@ -52,9 +53,13 @@ void main()
         if (!segment_open(choice.data[CHOICE_SLOTS + j], base))
             continue;
         float weight = j < K_USED ? uintBitsToFloat(choice.data[CHOICE_SEL + 2u * j + 1u]) : 1.0;
-        if (j < K_USED)
-            base += DOWN_OFF;
-        sum = sum + weight * rows_dot(FMT_DOWN, base, row_bytes(FMT_DOWN, FF), row0, DIM, FF, j * FF);
+        uint down = j < K_USED ? base + DOWN_OFF : base;
+        precise vec4 y = rows_dot(FMT_DOWN, down, row_bytes(FMT_DOWN, FF), row0, DIM, FF, j * FF);
+        if (DOWN_BIAS != 0u) {
+            uvec4 rows = row0 + uvec4(rows_row(0u), rows_row(1u), rows_row(2u), rows_row(3u));
+            y = biased4(y, base, DOWN_BIAS, rows, DIM);
+        }
+        sum = sum + weight * y;
     }
     for (uint i = 0u; i < 4u; i++) {
         uint row = row0 + rows_row(i);

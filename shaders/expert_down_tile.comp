@@ -21,11 +21,13 @@ layout(std430, set = 0, binding = 3) writeonly restrict buffer Y { float data[];
 #include "lib/segment.glsl"
 #define LOAD_X(i) h.data[i]
 #include "lib/tile.glsl"
+#include "lib/expert.glsl"
 
-void put4(uint row, uint i, uint n_pairs, uint first, vec4 v)
+void put4(uint base, uint row, uint i, uint n_pairs, uint first, vec4 v)
 {
     if (i >= n_pairs)
         return;
+    v = biased4(v, base, DOWN_BIAS, row + FOUR, DIM);
     uint at = pairs.data[first + i] * DIM + row;
     if (row < DIM)
         y.data[at] = v.x;
@@ -52,8 +54,8 @@ void main()
     mat4 sums = tile_dot(FMT_DOWN, base + DOWN_OFF + w_row * row_bytes(FMT_DOWN, FF), x_row, FF);
     uint row = row0 + tile_sum_row();
     uint i = tile_sum_token();
-    put4(row, i, n_pairs, first, sums[0]);
-    put4(row, i + 1u, n_pairs, first, sums[1]);
-    put4(row, i + 2u, n_pairs, first, sums[2]);
-    put4(row, i + 3u, n_pairs, first, sums[3]);
+    put4(base, row, i, n_pairs, first, sums[0]);
+    put4(base, row, i + 1u, n_pairs, first, sums[1]);
+    put4(base, row, i + 2u, n_pairs, first, sums[2]);
+    put4(base, row, i + 3u, n_pairs, first, sums[3]);
 }

@@ -29,13 +29,14 @@ layout(std430, set = 0, binding = 3) writeonly restrict buffer Y { float data[];
 #define X_ALIGNED (FF % 4u == 0u)
 #include "lib/lanes.glsl"
 #include "lib/pairs.glsl"
+#include "lib/expert.glsl"
 
-void put(uint row, uvec4 pair, uint n, vec4 v)
+void put(uint base, uint row, uvec4 pair, uint n, vec4 v)
 {
     if (row >= DIM)
         return;
     for (uint j = 0u; j < n; j++)
-        y.data[pair[j] * DIM + row] = v[j];
+        y.data[pair[j] * DIM + row] = biased(v[j], base, DOWN_BIAS, row);
 }
 
 void main()
@@ -54,8 +55,8 @@ void main()
         mat4 a, b;
         lanes_dot4(FMT_DOWN, base + DOWN_OFF, row_bytes(FMT_DOWN, FF), row0, DIM, FF, pair * FF, a, b);
         for (uint r = 0u; r < 4u; r++) {
-            put(row0 + rows_row(r), pair, n, a[r]);
-            put(row0 + 4u * WG + rows_row(r), pair, n, b[r]);
+            put(base, row0 + rows_row(r), pair, n, a[r]);
+            put(base, row0 + 4u * WG + rows_row(r), pair, n, b[r]);
         }
     }
 }

@@ -1,5 +1,6 @@
 // variants: sg=USE_SUBGROUP arr=SEG_ARRAY sg_arr=USE_SUBGROUP,SEG_ARRAY *k=MORE_BLOCKS ln=USE_LANES ln_arr=USE_LANES,SEG_ARRAY
-/* h[t * K_USED + j] = silu(gate x[t]) * (up x[t]) for the expert in the slot of rank j, sums in f32.
+/* h[t * K_USED + j] = silu(gate x[t]) * (up x[t]), or what lib/expert.glsl has for the model, for the
+ * expert in the slot of rank j, sums in f32.
  * Grid: (ceil(FF / ROWS), K_USED, n_tokens); a workgroup takes ROWS rows of gate and of up. With SHARED (one
  * token, SEG_ARRAY) one more rank in y: the shared expert.
  * Binding 3: the segment p.seg, other slots are skipped; with SEG_ARRAY all segments. Test:
@@ -32,7 +33,7 @@ layout(std430, set = 0, binding = 2) writeonly restrict buffer H { float data[];
 #define LOAD_X4(i) x4.data[i]
 #define X_ALIGNED (DIM % 4u == 0u)
 #include "lib/rows.glsl"
-#include "lib/math.glsl"
+#include "lib/expert.glsl"
 
 void main()
 {
@@ -51,6 +52,6 @@ void main()
         uint row = row0 + rows_row(i);
         if (!rows_has(i) || row >= FF)
             break;
-        h.data[pair * FF + row] = silu(gate[i]) * up[i];
+        h.data[pair * FF + row] = hidden(gate[i], up[i], base, row);
     }
 }

@@ -30,7 +30,7 @@ layout(std430, set = 0, binding = 3) writeonly restrict buffer Y { float data[];
 #include "lib/rows.glsl"
 #include "lib/few.glsl"
 #include "lib/pairs.glsl"
-#include "lib/math.glsl"
+#include "lib/expert.glsl"
 
 void main()
 {
@@ -52,7 +52,8 @@ void main()
             uint row = row0 + i % 4u;
             uint pair = pairs.data[first + i0 + i / 4u];
             if (row < FF)
-                y.data[pair * FF + row] = silu(few_pick(gate, i % 4u, i / 4u)) * few_pick(up, i % 4u, i / 4u);
+                y.data[pair * FF + row] =
+                    hidden(few_pick(gate, i % 4u, i / 4u), few_pick(up, i % 4u, i / 4u), base, row);
         }
     }
 }

@@ -22,21 +22,21 @@ layout(std430, set = 0, binding = 3) writeonly restrict buffer H { float data[];
 #include "lib/segment.glsl"
 #define LOAD_X(i) x.data[i]
 #include "lib/tile.glsl"
-#include "lib/math.glsl"
+#include "lib/expert.glsl"
 
-void put4(uint row, uint i, uint n_pairs, uint first, vec4 gate, vec4 up)
+void put4(uint base, uint row, uint i, uint n_pairs, uint first, vec4 gate, vec4 up)
 {
     if (i >= n_pairs)
         return;
     uint at = pairs.data[first + i] * FF + row;
     if (row < FF)
-        h.data[at] = silu(gate.x) * up.x;
+        h.data[at] = hidden(gate.x, up.x, base, row);
     if (row + 1u < FF)
-        h.data[at + 1u] = silu(gate.y) * up.y;
+        h.data[at + 1u] = hidden(gate.y, up.y, base, row + 1u);
     if (row + 2u < FF)
-        h.data[at + 2u] = silu(gate.z) * up.z;
+        h.data[at + 2u] = hidden(gate.z, up.z, base, row + 2u);
     if (row + 3u < FF)
-        h.data[at + 3u] = silu(gate.w) * up.w;
+        h.data[at + 3u] = hidden(gate.w, up.w, base, row + 3u);
 }
 
 void main()
@@ -55,8 +55,8 @@ void main()
     mat4 up = tile_dot(FMT_UP, base + UP_OFF + w_row * row_bytes(FMT_UP, DIM), x_row, DIM);
     uint row = row0 + tile_sum_row();
     uint i = tile_sum_token();
-    put4(row, i, n_pairs, first, gate[0], up[0]);
-    put4(row, i + 1u, n_pairs, first, gate[1], up[1]);
-    put4(row, i + 2u, n_pairs, first, gate[2], up[2]);
-    put4(row, i + 3u, n_pairs, first, gate[3], up[3]);
+    put4(base, row, i, n_pairs, first, gate[0], up[0]);
+    put4(base, row, i + 1u, n_pairs, first, gate[1], up[1]);
+    put4(base, row, i + 2u, n_pairs, first, gate[2], up[2]);
+    put4(base, row, i + 3u, n_pairs, first, gate[3], up[3]);
 }

@@ -29,14 +29,14 @@ layout(std430, set = 0, binding = 3) writeonly restrict buffer H { float data[];
 #define X_ALIGNED (DIM % 4u == 0u)
 #include "lib/lanes.glsl"
 #include "lib/pairs.glsl"
-#include "lib/math.glsl"
+#include "lib/expert.glsl"
 
-void put(uint row, uvec4 pair, uint n, vec4 gate, vec4 up)
+void put(uint base, uint row, uvec4 pair, uint n, vec4 gate, vec4 up)
 {
     if (row >= FF)
         return;
     for (uint j = 0u; j < n; j++)
-        h.data[pair[j] * FF + row] = silu(gate[j]) * up[j];
+        h.data[pair[j] * FF + row] = hidden(gate[j], up[j], base, row);
 }
 
 void main()
@@ -61,8 +61,8 @@ void main()
             lanes_dot4(format, base + j * UP_OFF, row_bytes(format, DIM), row0, FF, DIM, x_at, up_a, up_b);
         }
         for (uint r = 0u; r < 4u; r++) {
-            put(row0 + rows_row(r), pair, n, gate_a[r], up_a[r]);
-            put(row0 + 4u * WG + rows_row(r), pair, n, gate_b[r], up_b[r]);
+            put(base, row0 + rows_row(r), pair, n, gate_a[r], up_a[r]);
+            put(base, row0 + 4u * WG + rows_row(r), pair, n, gate_b[r], up_b[r]);
         }
     }
 }

@@ -75,7 +75,10 @@ void main()
         uint row = row0 + rows_row(i);
         if (!rows_has(i) || row >= p.n_rows)
             break;
-        choice.data[CHOICE_LOGITS + p.out0 + row] = floatBitsToUint(sums[i]);
+        float logit = sums[i];
+        if (BIAS_AT != 0u)
+            logit += uintBitsToFloat(choice.data[BIAS_AT + p.layer * N_EXPERTS + p.out0 + row]);
+        choice.data[CHOICE_LOGITS + p.out0 + row] = floatBitsToUint(logit);
     }
     if (!last_of(0u, p.n_groups))
         return;

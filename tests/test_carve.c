@@ -79,7 +79,8 @@ static void read_part(const struct mdl_model *m, uint32_t layer, int part, uint3
 {
     uint64_t n = xp_part_bytes(m, layer, part);
 
-    test_ok(mdl_gguf_read(m->gguf, xp_part(m, layer, part), n * e, dst, (size_t)n, &err), &err);
+    if (xp_part(m, layer, part))
+        test_ok(mdl_gguf_read(m->gguf, xp_part(m, layer, part), n * e, dst, (size_t)n, &err), &err);
 }
 
 /* Every byte of small is the right one of full. */

@@ -13,6 +13,8 @@ struct shape {
     uint32_t head_dim, n_heads, n_kv, n_rot;
     bool neox;
     enum mdl_type k, v; /* of the caches */
+    uint32_t window;
+    bool sinks;
 };
 
 #define F32 MDL_F32
@@ -167,9 +169,11 @@ static void rope_case(const struct shape *s, uint32_t wg, uint32_t pos, uint32_t
 static void test_rope(void **unused)
 {
     static const struct shape shapes[] = {
-        {64, 4, 2, 64, false, F16, F16}, {64, 4, 2, 64, true, F32, F32}, {6, 3, 3, 6, true, F16, F32},
-        {10, 2, 1, 6, true, F32, F16},   {10, 2, 1, 6, false, F16, F16}, {2, 1, 1, 2, false, F32, F32},
-        {4, 1, 1, 0, false, F16, F16},   {64, 4, 2, 64, true, Q8, Q8},   {96, 2, 1, 32, false, F16, Q8},
+        {64, 4, 2, 64, false, F16, F16, 0, false}, {64, 4, 2, 64, true, F32, F32, 0, false},
+        {6, 3, 3, 6, true, F16, F32, 0, false},   {10, 2, 1, 6, true, F32, F16, 0, false},
+        {10, 2, 1, 6, false, F16, F16, 0, false},  {2, 1, 1, 2, false, F32, F32, 0, false},
+        {4, 1, 1, 0, false, F16, F16, 0, false},   {64, 4, 2, 64, true, Q8, Q8, 0, false},
+        {96, 2, 1, 32, false, F16, Q8, 0, false},
     };
 
     (void)unused;
@@ -239,9 +243,15 @@ static void test_rope_blocks(void **unused)
 /* ---- attention
  * ---------------------------------------------------------------------------------------------- */
 
-/* out[t][head][head_dim] of queries q at positions pos + t. */
+/* First position that a query at `at` sees. */
+static uint32_t first_seen(const struct shape *s, uint32_t at)
+{
+    return s->window && at >= s->window ? at - s->window + 1 : 0;
+}
+
+/* out[t][head][head_dim] of queries q at positions pos + t. sinks: (n_heads), or NULL. */
 static void attn_want(const struct shape *s, const float *q, const struct cache *k, const struct cache *v,
-                      uint32_t pos, uint32_t n_tokens, double *out)
+                      const float *sinks, uint32_t pos, uint32_t n_tokens, double *out)
 {
     uint32_t hd = s->head_dim;
     double *p = cor_array((size_t)pos + n_tokens, sizeof(*p));
@@ -249,21 +259,23 @@ static void attn_want(const struct shape *s, const float *q, const struct cache 
     for (uint32_t t = 0; t < n_tokens; t++)
         for (uint32_t h = 0; h < s->n_heads; h++) {
             const float *qh = q + ((size_t)t * s->n_heads + h) * hd;
-            double *o = out + ((size_t)t * s->n_heads + h) * hd, top = -INFINITY, sum = 0;
-            uint32_t kv = h * s->n_kv / s->n_heads;
+            double *o = out + ((size_t)t * s->n_heads + h) * hd, top = sinks ? (double)sinks[h] : -INFINITY,
+                   sum;
+            uint32_t kv = h * s->n_kv / s->n_heads, first = first_seen(s, pos + t);
 
-            for (uint32_t j = 0; j <= pos + t; j++) {
+            for (uint32_t j = first; j <= pos + t; j++) {
                 p[j] = 0;
                 for (uint32_t d = 0; d < hd; d++)
                     p[j] += (double)qh[d] * k->values[((size_t)j * s->n_kv + kv) * hd + d];
                 p[j] *= (double)(float)(1 / sqrt(hd));
                 top = fmax(top, p[j]);
             }
-            for (uint32_t j = 0; j <= pos + t; j++)
+            sum = sinks ? exp(sinks[h] - top) : 0;
+            for (uint32_t j = first; j <= pos + t; j++)
                 sum += p[j] = exp(p[j] - top);
             for (uint32_t d = 0; d < hd; d++) {
                 o[d] = 0;
-                for (uint32_t j = 0; j <= pos + t; j++)
+                for (uint32_t j = first; j <= pos + t; j++)
                     o[d] += p[j] / sum * v->values[((size_t)j * s->n_kv + kv) * hd + d];
             }
         }
@@ -273,7 +285,7 @@ static void attn_want(const struct shape *s, const float *q, const struct cache 
 struct attn_data {
     struct cache k, v;
     uint32_t *state;
-    float *q, *out;
+    float *q, *out, *sinks;
     double *want;
     size_t n_out;
 };
@@ -289,10 +301,13 @@ static void attn_make(struct attn_data *a, const struct shape *s, uint32_t pos, 
     a->state = kt_state(n_tokens, pos, 0, 1);
     a->q = kt_floats(a->n_out);
     a->out = kt_floats(a->n_out);
+    a->sinks = kt_floats(s->n_heads);
     a->want = cor_array(a->n_out, sizeof(*a->want));
     for (size_t i = 0; i < a->n_out; i++)
         a->q[i] *= 4;
-    attn_want(s, a->q, &a->k, &a->v, pos, n_tokens, a->want);
+    for (uint32_t h = 0; h < s->n_heads; h++)
+        a->sinks[h] *= 6;
+    attn_want(s, a->q, &a->k, &a->v, s->sinks ? a->sinks : NULL, pos, n_tokens, a->want);
 }
 
 static void attn_free(struct attn_data *a)
@@ -302,13 +317,15 @@ static void attn_free(struct attn_data *a)
     cor_free(a->state);
     cor_free(a->q);
     cor_free(a->out);
+    cor_free(a->sinks);
     cor_free(a->want);
 }
 
 static struct spec_attn attn_spec(const struct shape *s, uint32_t wg, uint32_t n_splits)
 {
-    return (struct spec_attn){wg,   s->head_dim, s->n_heads, s->n_kv, kt_bits((float)(1 / sqrt(s->head_dim))),
-                              s->k, s->v,        n_splits};
+    return (struct spec_attn){
+        wg,   s->head_dim, s->n_heads, s->n_kv,   kt_bits((float)(1 / sqrt(s->head_dim))),
+        s->k, s->v,        n_splits,   s->window, s->sinks};
 }
 
 static void attn_one_case(enum gpu_kernel k, const struct shape *s, uint32_t wg, uint32_t pos)
@@ -326,7 +343,7 @@ static void attn_one_case(enum gpu_kernel k, const struct shape *s, uint32_t wg,
         {a.state, STEP_TOKENS * 4, KT_IN, false},   {a.q, a.n_out * 4, KT_IN, false},
         {a.k.words, a.k.n_words * 4, KT_IN, false}, {a.v.words, a.v.n_words * 4, KT_IN, false},
         {part, n_part * 4, KT_OUT, false},          {a.out, a.n_out * 4, KT_OUT, false},
-        {counts, s->n_heads * 4, KT_INOUT, true}};
+        {counts, s->n_heads * 4, KT_INOUT, true},   {a.sinks, s->n_heads * 4, KT_IN, false}};
     KT_RUN(k, spec, NULL, bufs, s->n_heads, n, 1);
     for (uint32_t h = 0; h < s->n_heads; h++)
         for (uint32_t i = 0; i < s->head_dim + 2; i++)
@@ -345,15 +362,31 @@ static void test_attn_one(void **unused)
 {
     static const enum gpu_kernel kernels[2] = {GPU_K_attn_one, GPU_K_attn_one_sg};
     static const struct shape shapes[] = {
-        {64, 4, 2, 0, false, F16, F16}, {64, 2, 1, 0, false, F32, F16},  {2, 1, 1, 0, false, F16, F32},
-        {80, 3, 3, 0, false, F32, F32}, {256, 2, 1, 0, false, F16, F16}, {96, 4, 2, 0, false, Q8, Q8},
+        {64, 4, 2, 0, false, F16, F16, 0, false},
+        {64, 2, 1, 0, false, F32, F16, 0, false},
+        {2, 1, 1, 0, false, F16, F32, 0, false},
+        {80, 3, 3, 0, false, F32, F32, 0, false},
+        {256, 2, 1, 0, false, F16, F16, 0, false},
+        {16, 6, 2, 0, false, F16, F16, 40, true},
+        {64, 4, 2, 0, false, F32, F32, ATTN_SPLIT + 9, false},
+        {96, 4, 2, 0, false, Q8, Q8, 0, false},
     };
     static const struct {
         uint32_t shape, wg, pos;
-    } cases[] = {{0, 128, 0},          {0, 128, 1},  {0, 128, ATTN_SPLIT - 1},
-                 {0, 128, ATTN_SPLIT}, {1, 32, 299}, {2, 64, 5},
-                 {3, 64, 130},         {4, 64, 40},  {0, 32, 20 * ATTN_SPLIT + 9},
-                 {5, 128, 139}};
+    } cases[] = {{0, 128, 0},
+                 {0, 128, 1},
+                 {0, 128, ATTN_SPLIT - 1},
+                 {0, 128, ATTN_SPLIT},
+                 {1, 32, 299},
+                 {2, 64, 5},
+                 {3, 64, 130},
+                 {4, 64, 40},
+                 {0, 32, 20 * ATTN_SPLIT + 9},
+                 {5, 64, 7},
+                 {5, 64, 39},
+                 {5, 32, 3 * ATTN_SPLIT + 5},
+                 {6, 128, 4 * ATTN_SPLIT},
+                 {7, 128, 139}};
 
     (void)unused;
     for (int v = 0; v < 2; v++)
@@ -369,11 +402,10 @@ static void attn_many_case(enum gpu_kernel k, const struct shape *s, uint32_t po
     struct attn_data a;
 
     attn_make(&a, s, pos, n_tokens);
-    struct kt_buf bufs[] = {{a.state, STEP_TOKENS * 4, KT_IN, false},
-                            {a.q, a.n_out * 4, KT_IN, false},
-                            {a.k.words, a.k.n_words * 4, KT_IN, false},
-                            {a.v.words, a.v.n_words * 4, KT_IN, false},
-                            {a.out, a.n_out * 4, KT_OUT, false}};
+    struct kt_buf bufs[] = {
+        {a.state, STEP_TOKENS * 4, KT_IN, false},   {a.q, a.n_out * 4, KT_IN, false},
+        {a.k.words, a.k.n_words * 4, KT_IN, false}, {a.v.words, a.v.n_words * 4, KT_IN, false},
+        {a.out, a.n_out * 4, KT_OUT, false},        {a.sinks, s->n_heads * 4, KT_IN, false}};
     KT_RUN(k, spec, NULL, bufs, s->n_heads, (n_tokens + ATTN_QUERIES - 1) / ATTN_QUERIES, 1);
     snprintf(what, sizeof(what), "%s: head %u, heads %u/%u, position %u, %u tokens", gpu_kernel_info(k)->name,
              s->head_dim, s->n_heads, s->n_kv, pos, n_tokens);
@@ -384,14 +416,16 @@ static void attn_many_case(enum gpu_kernel k, const struct shape *s, uint32_t po
 static void test_attn_many(void **unused)
 {
     static const struct shape shapes[] = {
-        {64, 4, 2, 0, false, F16, F16},  {6, 2, 1, 0, false, F32, F16},   {80, 3, 3, 0, false, F32, F32},
-        {256, 2, 1, 0, false, F16, F32}, {130, 1, 1, 0, false, F32, F32}, {32, 2, 1, 0, false, Q8, F32},
-        {64, 2, 2, 0, false, F16, Q8},
+        {64, 4, 2, 0, false, F16, F16, 0, false},    {6, 2, 1, 0, false, F32, F16, 0, false},
+        {80, 3, 3, 0, false, F32, F32, 0, false},  {256, 2, 1, 0, false, F16, F32, 0, false},
+        {130, 1, 1, 0, false, F32, F32, 0, false}, {16, 6, 2, 0, false, F16, F16, 20, true},
+        {64, 4, 2, 0, false, F32, F16, 1, true},    {24, 3, 1, 0, false, F32, F32, 70, false},
+        {32, 2, 1, 0, false, Q8, F32, 0, false},       {64, 2, 2, 0, false, F16, Q8, 0, false},
     };
     static const struct {
         uint32_t shape, pos, n_tokens;
-    } cases[] = {{0, 0, 1},   {0, 129, 17}, {0, 0, 33}, {0, 31, 16}, {1, 3, 50},
-                 {3, 20, 18}, {2, 64, 5},   {4, 0, 64}, {5, 9, 40},  {6, 2, 19}};
+    } cases[] = {{0, 0, 1},  {0, 129, 17}, {0, 0, 33},  {0, 31, 16}, {1, 3, 50},  {3, 20, 18}, {2, 64, 5},
+                 {4, 0, 64}, {5, 0, 40},   {5, 77, 35}, {6, 5, 18},  {7, 90, 40}, {8, 9, 40},  {9, 2, 19}};
 
     (void)unused;
     for (uint32_t i = 0; i < COR_COUNT(cases); i++)
@@ -407,17 +441,16 @@ static void test_attn_many(void **unused)
 /* NaN in what a query sees ends in NaN, not in a silent number. */
 static void attn_nan_case(enum gpu_kernel k)
 {
-    const struct shape s = {8, 1, 1, 0, false, F32, F32};
+    const struct shape s = {8, 1, 1, 0, false, F32, F32, 0, false};
     const struct spec_attn spec = attn_spec(&s, kt_cut(k, 128, 0).wg, 1);
     struct attn_data a;
 
     attn_make(&a, &s, 0, 20);
     a.k.words[10 * 8] = kt_bits(NAN);
-    struct kt_buf bufs[] = {{a.state, STEP_TOKENS * 4, KT_IN, false},
-                            {a.q, a.n_out * 4, KT_IN, false},
-                            {a.k.words, a.k.n_words * 4, KT_IN, false},
-                            {a.v.words, a.v.n_words * 4, KT_IN, false},
-                            {a.out, a.n_out * 4, KT_OUT, false}};
+    struct kt_buf bufs[] = {
+        {a.state, STEP_TOKENS * 4, KT_IN, false},   {a.q, a.n_out * 4, KT_IN, false},
+        {a.k.words, a.k.n_words * 4, KT_IN, false}, {a.v.words, a.v.n_words * 4, KT_IN, false},
+        {a.out, a.n_out * 4, KT_OUT, false},        {a.sinks, 4, KT_IN, false}};
     KT_RUN(k, spec, NULL, bufs, 1, 2, 1);
     for (uint32_t t = 0; t < 20; t++)
         for (uint32_t d = 0; d < 8; d++)
@@ -433,12 +466,54 @@ static void test_attn_nan(void **unused)
         attn_nan_case(GPU_K_attn_many_ln);
 }
 
+/* ---- qk_norm
+ * ------------------------------------------------------------------------------------------------ */
+
+static void qk_norm_case(uint32_t wg, uint32_t n_q, uint32_t n_kv, uint32_t len_q, uint32_t len_kv)
+{
+    enum { T = 3 };
+    const struct spec_qk_norm spec = {wg, n_q, n_kv, len_q, len_kv, kt_bits(1e-3f)};
+    const size_t row = n_q + 2 * (size_t)n_kv;
+    float *qkv = kt_floats(T * row), *w = kt_floats(len_q + (size_t)len_kv);
+    double *want = cor_array(T * row, sizeof(*want));
+    struct kt_buf bufs[] = {{qkv, T * row * 4, KT_INOUT, false},
+                            {w, (len_q + (size_t)len_kv) * 4, KT_IN, false}};
+
+    for (size_t i = 0; i < T * row; i++)
+        want[i] = qkv[i];
+    for (uint32_t t = 0; t < T; t++)
+        for (uint32_t at = 0; at < n_q + n_kv;) {
+            const bool keys = at >= n_q;
+            const uint32_t n = keys ? len_kv : len_q;
+            double *x = want + t * row + at, sum = 0;
+
+            for (uint32_t i = 0; i < n; i++)
+                sum += x[i] * x[i];
+            for (uint32_t i = 0; i < n; i++)
+                x[i] *= w[(keys ? len_q : 0) + i] / sqrt(sum / n + (double)1e-3f);
+            at += n;
+        }
+    KT_RUN(GPU_K_qk_norm, spec, NULL, bufs, n_q / len_q + n_kv / len_kv, T, 1);
+    kt_close("qk_norm", qkv, want, T * row, KT_NMSE, KT_LARGEST);
+    cor_free(qkv);
+    cor_free(w);
+    cor_free(want);
+}
+
+static void test_qk_norm(void **unused)
+{
+    (void)unused;
+    qk_norm_case(32, 6 * 24, 2 * 24, 24, 24);
+    qk_norm_case(128, 320, 64, 320, 64);
+    qk_norm_case(64, 2, 2, 2, 2);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_rope),        cmocka_unit_test(test_rope_halves),
-        cmocka_unit_test(test_rope_blocks), cmocka_unit_test(test_attn_one),
-        cmocka_unit_test(test_attn_many),   cmocka_unit_test(test_attn_nan),
+        cmocka_unit_test(test_qk_norm),     cmocka_unit_test(test_rope),     cmocka_unit_test(test_rope_halves),
+        cmocka_unit_test(test_rope_blocks), cmocka_unit_test(test_attn_one), cmocka_unit_test(test_attn_many),
+        cmocka_unit_test(test_attn_nan),
     };
 
     return kt_main(KT_ATTN, tests, COR_COUNT(tests));

@@ -517,6 +517,65 @@ static void test_swiglu(void **unused)
     cor_free(h);
 }
 
+static void scale_add_case(uint32_t n, float factor, bool bias)
+{
+    enum { T = 3 };
+    const struct spec_scale_add spec = {32, n, kt_bits(factor), bias};
+    float *y = kt_floats(T * (size_t)n), *b = kt_floats(n);
+    double *want = cor_array(T * (size_t)n, sizeof(*want));
+    struct kt_buf bufs[] = {{.data = y, .bytes = T * (size_t)n * 4, .use = KT_INOUT}, in(b, (size_t)n * 4)};
+
+    for (uint32_t i = 0; i < T * n; i++)
+        want[i] = (double)y[i] * factor + (bias ? (double)b[i % n] : 0);
+    KT_RUN(GPU_K_scale_add, spec, NULL, bufs, (n + 31) / 32, T, 1);
+    kt_close("scale_add", y, want, T * (size_t)n, KT_NMSE, KT_LARGEST);
+    cor_free(y);
+    cor_free(b);
+    cor_free(want);
+}
+
+static void test_scale_add(void **unused)
+{
+    (void)unused;
+    scale_add_case(77, 1, true);
+    scale_add_case(64, 0.22f, false);
+    scale_add_case(1, -3, true);
+}
+
+static void shared_gate_case(uint32_t wg, uint32_t dim, uint32_t ff)
+{
+    enum { T = 3 };
+    const struct spec_shared_gate spec = {wg, dim, ff};
+    float *x = kt_floats(T * (size_t)dim), *w = kt_floats(dim), *h = kt_floats(T * (size_t)ff);
+    double *want = cor_array(T * (size_t)ff, sizeof(*want));
+    struct kt_buf bufs[] = {in(x, T * (size_t)dim * 4),
+                            in(w, (size_t)dim * 4),
+                            {.data = h, .bytes = T * (size_t)ff * 4, .use = KT_INOUT}};
+
+    for (uint32_t t = 0; t < T; t++) {
+        double sum = 0;
+
+        for (uint32_t i = 0; i < dim; i++)
+            sum += (double)x[t * dim + i] * w[i];
+        for (uint32_t i = 0; i < ff; i++)
+            want[t * ff + i] = (double)h[t * ff + i] / (1 + exp(-sum));
+    }
+    KT_RUN(GPU_K_shared_gate, spec, NULL, bufs, 1, T, 1);
+    kt_close("shared_gate", h, want, T * (size_t)ff, KT_NMSE, KT_LARGEST);
+    cor_free(x);
+    cor_free(w);
+    cor_free(h);
+    cor_free(want);
+}
+
+static void test_shared_gate(void **unused)
+{
+    (void)unused;
+    shared_gate_case(32, 77, 45);
+    shared_gate_case(128, 256, 64);
+    shared_gate_case(64, 1, 1);
+}
+
 static bool finite_bits(float f)
 {
     return (kt_bits(f) & 0x7f800000u) != 0x7f800000u;
@@ -602,6 +661,7 @@ int main(void)
         cmocka_unit_test(test_embed_scales),   cmocka_unit_test(test_rmsnorm),
         cmocka_unit_test(test_matvec),         cmocka_unit_test(test_matvec_norm),
         cmocka_unit_test(test_matmul),         cmocka_unit_test(test_swiglu),
+        cmocka_unit_test(test_scale_add),      cmocka_unit_test(test_shared_gate),
         cmocka_unit_test(test_topk),           cmocka_unit_test(test_other_embed),
         cmocka_unit_test(test_other_products),
     };

@@ -12,6 +12,7 @@ struct expert_case {
     enum mdl_type gate, up, down;
     uint32_t wg, rows, gap; /* gap: bytes between the matrices of a slot */
     uint32_t aligned;
+    bool extra; /* biases, and the clamped activation */
 };
 
 enum { EXPERTS = 9, SEGS = 3, PER_SEG = 3, MAX_TILES = 64 };
@@ -20,10 +21,30 @@ enum { EXPERTS = 9, SEGS = 3, PER_SEG = 3, MAX_TILES = 64 };
 struct pool {
     struct spec_expert spec;
     struct kt_matrix gate[EXPERTS], up[EXPERTS], down[EXPERTS];
+    float *bias[EXPERTS]; /* of gate, up and down, behind each other; NULL: none */
     uint32_t slot[EXPERTS];
     uint8_t *segs[SEGS];
     size_t seg_bytes;
 };
+
+/* Behind the matrices of a slot, which end at `end`; returns where all of it ends. Large enough for what the
+ * activation clamps. */
+static uint32_t place_biases(struct pool *p, const struct expert_case *c, uint32_t end)
+{
+    if (!c->extra)
+        return end;
+    end = (end + 3) / 4 * 4;
+    p->spec.act = ACT_CLAMPED;
+    p->spec.gate_bias = end;
+    p->spec.up_bias = end + 4 * c->ff;
+    p->spec.down_bias = end + 8 * c->ff;
+    for (uint32_t e = 0; e < EXPERTS; e++) {
+        p->bias[e] = kt_floats(2 * (size_t)c->ff + c->dim);
+        for (uint32_t i = 0; i < 2 * c->ff + c->dim; i++)
+            p->bias[e][i] *= 12;
+    }
+    return end + (2 * c->ff + c->dim) * 4;
+}
 
 static void pool_make(struct pool *p, const struct expert_case *c)
 {
@@ -31,9 +52,11 @@ static void pool_make(struct pool *p, const struct expert_case *c)
     uint32_t down_off = up_off + (uint32_t)mdl_row_bytes(c->up, c->dim) * c->ff + c->gap;
     uint32_t stride = down_off + (uint32_t)mdl_row_bytes(c->down, c->ff) * c->dim + c->gap;
 
-    p->spec = (struct spec_expert){c->wg, c->dim,  c->ff,      EXPERTS,  c->k,          c->gate,
-                                   c->up, c->down, up_off,     down_off, stride,        PER_SEG,
-                                   SEGS,  c->rows, c->aligned, 0,        kt_bits(1e-5f)};
+    p->spec = (struct spec_expert){c->wg,      c->dim, c->ff,          EXPERTS, c->k,    c->gate, c->up,
+                                   c->down,    up_off, down_off,       stride,  PER_SEG, SEGS,    c->rows,
+                                   c->aligned, 0,      kt_bits(1e-5f), 0,       0,       0,       ACT_SILU};
+    stride = place_biases(p, c, stride);
+    p->spec.slot_stride = stride;
     p->seg_bytes = ((size_t)stride * PER_SEG + 7) / 4 * 4;
     for (uint32_t i = 0; i < SEGS; i++) {
         p->segs[i] = cor_alloc(p->seg_bytes);
@@ -49,8 +72,29 @@ static void pool_make(struct pool *p, const struct expert_case *c)
         memcpy(at, p->gate[e].bytes, (size_t)p->gate[e].row_bytes * c->ff);
         memcpy(at + up_off, p->up[e].bytes, (size_t)p->up[e].row_bytes * c->ff);
         memcpy(at + down_off, p->down[e].bytes, (size_t)p->down[e].row_bytes * c->dim);
+        if (p->bias[e])
+            memcpy(at + p->spec.gate_bias, p->bias[e], (2 * (size_t)c->ff + c->dim) * 4);
         p->slot[e] = slot;
     }
+}
+
+/* Hidden state r of an expert, from the dot products of gate and up. */
+static double hidden(const struct pool *p, uint32_t e, uint32_t r, double g, double u)
+{
+    const float *bias = p->bias[e];
+
+    if (!bias)
+        return g / (1 + exp(-g)) * u;
+    g += bias[r];
+    u += bias[p->spec.ff + r];
+    g = g > ACT_LIMIT ? ACT_LIMIT : g; /* NaN stays */
+    u = u > ACT_LIMIT ? ACT_LIMIT : u < -ACT_LIMIT ? -ACT_LIMIT : u;
+    return g / (1 + exp(-ACT_ALPHA * g)) * (u + 1);
+}
+
+static double down_bias(const struct pool *p, uint32_t e, uint32_t r)
+{
+    return p->bias[e] ? (double)p->bias[e][2 * p->spec.ff + r] : 0;
 }
 
 static void pool_free(struct pool *p)
@@ -59,6 +103,7 @@ static void pool_free(struct pool *p)
         kt_matrix_free(&p->gate[e]);
         kt_matrix_free(&p->up[e]);
         kt_matrix_free(&p->down[e]);
+        cor_free(p->bias[e]);
     }
     for (uint32_t i = 0; i < SEGS; i++)
         cor_free(p->segs[i]);
@@ -146,11 +191,13 @@ static void expert_make(struct expert_data *d, const struct expert_case *c)
             double g = e == NONE ? 0 : kt_matrix_dot(&d->pool.gate[e], c->dim, r, x);
 
             d->want_h[(size_t)i * c->ff + r] =
-                e == NONE ? NAN : g / (1 + exp(-g)) * kt_matrix_dot(&d->pool.up[e], c->dim, r, x);
+                e == NONE ? NAN : hidden(&d->pool, e, r, g, kt_matrix_dot(&d->pool.up[e], c->dim, r, x));
         }
         for (uint32_t r = 0; r < c->dim; r++)
             d->want_y[(size_t)i * c->dim + r] =
-                e == NONE ? NAN : kt_matrix_dot(&d->pool.down[e], c->ff, r, d->h_in + (size_t)i * c->ff);
+                e == NONE ? NAN
+                          : kt_matrix_dot(&d->pool.down[e], c->ff, r, d->h_in + (size_t)i * c->ff) +
+                                down_bias(&d->pool, e, r);
     }
 }
 
@@ -210,14 +257,14 @@ static void expert_step(struct expert_data *d, enum gpu_kernel k, bool down, boo
 }
 
 static const struct expert_case cases[] = {
-    {96, 64, 3, 2, MDL_Q4_0, MDL_Q4_0, MDL_Q8_0, 32, 4, 2, 0},
-    {33, 21, 2, 3, MDL_F16, MDL_BF16, MDL_F32, 64, 3, 2, 0},
-    {64, 160, 7, 40, MDL_Q8_0, MDL_F32, MDL_Q4_0, 128, 8, 6, 0},
-    {136, 72, 4, 70, MDL_BF16, MDL_BF16, MDL_BF16, 32, 4, 4, 1},
-    {96, 64, 3, 12, MDL_BF16, MDL_F16, MDL_F32, 32, 4, 16, 2},
-    {192, 64, 3, 2, MDL_Q4_0, MDL_Q4_0, MDL_Q4_0, 32, 4, 72, 3},
-    {64, 128, 2, 5, MDL_Q8_0, MDL_Q8_0, MDL_Q8_0, 32, 4, 0, 3},
-    {1, 1, 1, 1, MDL_F32, MDL_F16, MDL_F16, 32, 1, 0, 0},
+    {96, 64, 3, 2, MDL_Q4_0, MDL_Q4_0, MDL_Q8_0, 32, 4, 2, 0, false},
+    {33, 21, 2, 3, MDL_F16, MDL_BF16, MDL_F32, 64, 3, 2, 0, false},
+    {64, 160, 7, 40, MDL_Q8_0, MDL_F32, MDL_Q4_0, 128, 8, 6, 0, false},
+    {136, 72, 4, 70, MDL_BF16, MDL_BF16, MDL_BF16, 32, 4, 4, 1, false},
+    {96, 64, 3, 12, MDL_BF16, MDL_F16, MDL_F32, 32, 4, 16, 2, false},
+    {192, 64, 3, 2, MDL_Q4_0, MDL_Q4_0, MDL_Q4_0, 32, 4, 72, 3, false},
+    {64, 128, 2, 5, MDL_Q8_0, MDL_Q8_0, MDL_Q8_0, 32, 4, 0, 3, false},
+    {1, 1, 1, 1, MDL_F32, MDL_F16, MDL_F16, 32, 1, 0, 0, false},
 };
 
 static void test_experts(void **unused)
@@ -346,7 +393,8 @@ static void want_sum(const struct shared_data *s, bool shared, const float *h, c
         for (uint32_t j = 0; j < c->k; j++)
             if (sel[2 * j] != NONE)
                 x[r] += (double)kt_float(sel[2 * j + 1]) *
-                        kt_matrix_dot(&s->d.pool.down[sel[2 * j]], c->ff, r, h + (size_t)j * c->ff);
+                        (kt_matrix_dot(&s->d.pool.down[sel[2 * j]], c->ff, r, h + (size_t)j * c->ff) +
+                         down_bias(&s->d.pool, sel[2 * j], r));
         if (shared)
             x[r] += kt_matrix_dot(&s->down, c->ff, r, h + (size_t)c->k * c->ff);
         sum += x[r] * x[r];
@@ -408,8 +456,7 @@ static void test_one(void **unused)
             struct expert_case c = cases[i];
             struct shared_data s;
 
-            if (!kt_wanted(i) || !kt_usable(down[v]) ||
-                (i % 3 != v && i != 1 && c.aligned != 3))
+            if (!kt_wanted(i) || !kt_usable(down[v]) || (i % 3 != v && i != 1 && c.aligned != 3))
                 continue;
             c.n_tokens = 1;
             shared_make(&s, &c);
@@ -464,8 +511,8 @@ static void test_expert_tiles(void **unused)
 static void test_other_formats(void **unused)
 {
     static const struct expert_case others[] = {
-        {256, 512, 2, 3, MDL_Q4_K, MDL_Q6_K, MDL_Q3_K, 32, 4, 2, 0},
-        {96, 64, 3, 5, MDL_IQ4_NL, MDL_MXFP4, MDL_Q5_1, 32, 4, 2, 0},
+        {256, 512, 2, 3, MDL_Q4_K, MDL_Q6_K, MDL_Q3_K, 32, 4, 2, 0, false},
+        {96, 64, 3, 5, MDL_IQ4_NL, MDL_MXFP4, MDL_Q5_1, 32, 4, 2, 0, false},
     };
     static const struct {
         enum gpu_kernel up, down;
@@ -506,6 +553,56 @@ static void test_other_formats(void **unused)
         c.n_tokens = 1;
         shared_make(&s, &c);
         down_one(&s, sums[v], true);
+        shared_free(&s);
+    }
+}
+
+/* Biases and the clamped activation, by every kernel that has them. */
+static void test_biases(void **unused)
+{
+    static const struct expert_case extra[] = {
+        {96, 64, 3, 5, MDL_MXFP4, MDL_MXFP4, MDL_MXFP4, 32, 4, 2, 0, true},
+        {67, 35, 2, 3, MDL_F16, MDL_F32, MDL_BF16, 64, 3, 6, 0, true},
+        {64, 96, 4, 40, MDL_Q8_0, MDL_Q8_0, MDL_Q8_0, 32, 4, 16, 1, true},
+    };
+    static const struct {
+        enum gpu_kernel up, down;
+        bool many, array;
+    } kinds[] = {
+        {GPU_K_expert_gate_up_arr, GPU_K_expert_down_arr, false, true},
+        {GPU_K_expert_gate_up_tile_arr, GPU_K_expert_down_tile_arr, true, true},
+        {GPU_K_expert_gate_up_few_arr, GPU_K_expert_down_few_arr, true, true},
+        {GPU_K_expert_gate_up_ln_arr, GPU_K_expert_down_ln_arr, false, true}, /* plain formats from here on */
+        {GPU_K_expert_gate_up_tile_ln_arr, GPU_K_expert_down_tile_ln_arr, true, true},
+        {GPU_K_expert_gate_up_sg, GPU_K_expert_down_sg, false, false},
+    };
+    static const enum gpu_kernel sums[] = {GPU_K_expert_down_sum, GPU_K_expert_down_sum_sg,
+                                           GPU_K_expert_down_sum_ln};
+
+    (void)unused;
+    for (uint32_t i = 0; i < COR_COUNT(extra); i++)
+        for (uint32_t v = 0; v < (i ? COR_COUNT(kinds) : 3) && kt_wanted(i + 2 * v); v++) {
+            struct expert_case c = extra[i];
+            struct expert_data d;
+
+            if (kinds[v].many)
+                c.wg = 128;
+            else if (c.n_tokens > 3)
+                c.n_tokens = 3;
+            expert_make(&d, &c);
+            expert_step(&d, kinds[v].up, false, kinds[v].many, kinds[v].array);
+            expert_step(&d, kinds[v].down, true, kinds[v].many, kinds[v].array);
+            expert_free(&d);
+        }
+    for (uint32_t v = 0; v < COR_COUNT(sums); v++) {
+        struct expert_case c = extra[v == 2 ? 2 : v];
+        struct shared_data s;
+
+        if (!kt_usable(sums[v]))
+            continue;
+        c.n_tokens = 1;
+        shared_make(&s, &c);
+        down_one(&s, sums[v], false);
         shared_free(&s);
     }
 }
@@ -685,8 +782,8 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_experts),      cmocka_unit_test(test_one),
         cmocka_unit_test(test_expert_tiles), cmocka_unit_test(test_other_formats),
-        cmocka_unit_test(test_combine),      cmocka_unit_test(test_expert_sums),
-        cmocka_unit_test(test_slot_tags),
+        cmocka_unit_test(test_biases),       cmocka_unit_test(test_combine),
+        cmocka_unit_test(test_expert_sums),  cmocka_unit_test(test_slot_tags),
     };
 
     return kt_main(KT_MOE, tests, COR_COUNT(tests));

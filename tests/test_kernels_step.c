@@ -425,16 +425,18 @@ static void check_halt(const struct halt_run *r, bool tiles, uint32_t n_tiles)
         assert_int_equal(r->routes[i], i >= from && i < from + 2 * r->n_pairs ? r->sel[i - from] : KT_POISON);
 }
 
-/* n_allowed: the layer's first experts are allowed, others are not. */
+/* n_allowed: the layer's first experts are allowed, others are not. The largest router has biases. */
 static void router_one_case(enum gpu_kernel kernel, struct halt_case c, uint32_t n_experts, uint32_t k,
                             uint32_t n_allowed)
 {
     enum { DIM = 44, N_BEFORE = 2 }; /* workgroups of another dispatch that came before */
     const struct kt_cut cut = kt_cut(kernel, 32, 3);
-    const uint32_t words = (n_experts + 31) / 32, n_choice = CHOICE_MASK + 2 * words;
+    const uint32_t words = (n_experts + 31) / 32, bias_at = CHOICE_MASK + 2 * words;
+    const uint32_t n_choice = bias_at + 2 * n_experts;
+    const bool bias = n_experts == MAX_EXPERTS;
     const uint32_t n_groups = (n_experts + cut.rows - 1) / cut.rows;
-    const struct spec_router_one spec = {cut.wg, n_experts, k,       true,     kt_bits(2.5f),
-                                         DIM,    MDL_F32,   DIM * 4, cut.rows, true};
+    const struct spec_router_one spec = {cut.wg,  n_experts, k,        true, kt_bits(2.5f),     DIM,
+                                         MDL_F32, DIM * 4,   cut.rows, true, bias ? bias_at : 0};
     const struct push_router push = {0, n_experts, N_BEFORE + n_groups, STEP_LAYER, NEXT, AFTER};
     uint32_t *choice = kt_words(n_choice), ids[MAX_TOP_K];
     double *logits = cor_array(n_experts, sizeof(*logits)), weights[MAX_TOP_K];
@@ -448,8 +450,12 @@ static void router_one_case(enum gpu_kernel kernel, struct halt_case c, uint32_t
     choice[CHOICE_COUNT] = N_BEFORE;
     for (uint32_t e = 0; e < n_allowed; e++)
         choice[CHOICE_MASK + words + e / 32] |= 1u << (e % 32);
-    for (uint32_t e = 0; e < n_experts; e++)
-        logits[e] = kt_matrix_dot(&m, DIM, e, x);
+    for (uint32_t e = 0; e < n_experts; e++) {
+        const float b = (float)e / 100 - 2;
+
+        choice[bias_at + n_experts + e] = kt_bits(b);
+        logits[e] = kt_matrix_dot(&m, DIM, e, x) + (bias ? (double)b : 0);
+    }
     KT_RUN(kernel, spec, &push,
            ((struct kt_buf[]){{x, DIM * 4, KT_IN, false},
                               {m.bytes, m.n_bytes, KT_IN, false},

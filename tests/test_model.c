@@ -133,16 +133,22 @@ static const struct change changes[] = {
      .type = MDL_GGUF_F32,
      .number = NAN,
      .says = "rms_epsilon"},
-    {.drop = "deepseek.rope.freq_base", .says = "freq_base"},
+    {.drop = "deepseek.rope.freq_base"},
     {.key = "deepseek.rope.freq_base", .type = MDL_GGUF_F64, .number = -1, .says = "freq_base"},
     {.drop = "deepseek.rope.dimension_count"},
     {.key = "deepseek.rope.dimension_count", .type = MDL_GGUF_U32, .number = 8},
     {.key = "deepseek.rope.dimension_count", .type = MDL_GGUF_U32, .number = 7, .says = "odd"},
     {.key = "deepseek.rope.dimension_count", .type = MDL_GGUF_U32, .number = 18, .says = "dimension_count"},
     {.key = "deepseek.rope.scaling.type", .type = MDL_GGUF_STRING, .text = "none"},
-    {.key = "deepseek.rope.scaling.type", .type = MDL_GGUF_STRING, .text = "yarn", .says = "scaling"},
-    {.key = "deepseek.rope.scaling.factor", .type = MDL_GGUF_F32, .number = 4, .says = "scaling"},
-    {.key = "deepseek.rope.scale_linear", .type = MDL_GGUF_F32, .number = 4, .says = "scale_linear"},
+    {.key = "deepseek.rope.scaling.type", .type = MDL_GGUF_STRING, .text = "linear"},
+    {.key = "deepseek.rope.scaling.type", .type = MDL_GGUF_STRING, .text = "yarn", .says = "YaRN"}, /* by 0 */
+    {.key = "deepseek.rope.scaling.type", .type = MDL_GGUF_STRING, .text = "longrope", .says = "'longrope'"},
+    {.key = "deepseek.rope.scaling.factor", .type = MDL_GGUF_F32, .number = 4},
+    {.key = "deepseek.rope.scaling.factor", .type = MDL_GGUF_F32, .number = NAN, .says = "scaling.factor"},
+    {.key = "deepseek.rope.scaling.alpha", .type = MDL_GGUF_F32, .number = 4, .says = "scaling.alpha"},
+    {.key = "deepseek.rope.scale_linear", .type = MDL_GGUF_F32, .number = 4},
+    {.key = "deepseek.rope.freq_base_swa", .type = MDL_GGUF_F32, .number = 4, .says = "freq_base_swa"},
+    {.key = "deepseek.attention.scale", .type = MDL_GGUF_F32, .number = -1, .says = "attention.scale"},
     {.drop = "deepseek.expert_count", .says = "expert_count"},
     {.key = "deepseek.expert_count", .type = MDL_GGUF_U32, .number = 3, .says = "ffn_gate_inp"},
     {.key = "deepseek.expert_count", .type = MDL_GGUF_U32, .number = 513, .says = "expert_count"},
@@ -173,7 +179,12 @@ static const struct change changes[] = {
     {.drop = "deepseek.expert_weights_norm"},
     {.key = "deepseek.expert_weights_norm", .type = MDL_GGUF_U32, .number = 1, .says = "weights_norm"},
     {.drop = "deepseek.leading_dense_block_count", .says = "leading_dense"},
-    {.key = "deepseek.leading_dense_block_count", .type = MDL_GGUF_U32, .number = 1, .says = "dense"},
+    {.key = "deepseek.leading_dense_block_count",
+     .type = MDL_GGUF_U32,
+     .number = 1,
+     .says = "blk.0.ffn_gate"},
+    {.key = "deepseek.leading_dense_block_count", .type = MDL_GGUF_U32, .number = 2, .says = "dense"},
+    {.key = "deepseek.leading_dense_block_count", .type = MDL_GGUF_U32, .number = 3, .says = "dense"},
     {.key = "deepseek.expert_gating_func", .type = MDL_GGUF_U32, .number = 1},
     {.key = "deepseek.expert_gating_func", .type = MDL_GGUF_U32, .number = 2, .says = "softmax"},
     {.drop = "tokenizer.ggml.tokens", .says = "tokenizer.ggml.tokens"},
@@ -188,8 +199,11 @@ static const struct change changes[] = {
     {.retype = "blk.0.attn_norm.weight", .says = "must be f32"},
     {.retype = "blk.0.attn_v.weight"},
     {.rename = "blk.0.attn_v.weight", .to = "blk.0.attn_w.weight", .says = "blk.0.attn_v"},
-    {.extra = "blk.0.attn_q.bias", .says = "attn_q.bias"},
+    {.extra = "blk.0.attn_q.bias", .says = "attn_q.bias"},         /* of another size */
+    {.extra = "blk.1.attn_q.bias", .says = "'blk.1.attn_q.bias'"}, /* not of the first layer */
     {.extra = "rope_freqs.weight", .says = "rope_freqs"},
+    {.extra = "blk.0.attn_rot_embd.weight"}, /* read by nobody */
+    {.extra = "blk.0.attn_sinks.weight", .says = "attn_sinks"},
 };
 
 static void every_change_is_judged(void **state)

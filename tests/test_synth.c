@@ -27,11 +27,11 @@ static struct mdl_synth_params small(const char *out, enum mdl_type type)
 static uint64_t parameters(const struct mdl_config *c)
 {
     struct mdl_part parts[MDL_LAYER_PARTS];
-    size_t n = mdl_layer_parts(parts, c);
     uint64_t sum = 0;
 
-    for (size_t k = 0; k < n; k++)
-        sum += parts[k].dims[0] * parts[k].dims[1] * parts[k].dims[2];
+    mdl_layer_parts(parts, c, 0);
+    for (size_t k = 0; k < MDL_LAYER_PARTS; k++)
+        sum += !parts[k].name ? 0 : parts[k].dims[0] * parts[k].dims[1] * parts[k].dims[2];
     return sum * c->n_layers + 2 * (uint64_t)c->vocab_size * c->dim + c->dim;
 }
 

@@ -117,33 +117,40 @@ PUSH_END(push_tags, 8)
     X(0, wg, WG) X(1, head_dim, HEAD_DIM) X(2, n_heads, N_HEADS) X(3, n_kv, N_KV) X(4, n_rot, N_ROT)         \
     X(5, neox, NEOX) X(6, k_cache, K_CACHE) X(7, v_cache, V_CACHE)
 
-/* scale_bits: bits of 1 / sqrt(head_dim). n_splits: splits reserved per head in the partial results. */
+/* scale_bits: bits of the factor on scores. n_splits: splits reserved per head in the partial results.
+ * window: positions that a query sees, its own among them, 0: all. sinks: each head has a score whose value
+ * is 0, else that binding is not read. */
 #define SPEC_ATTN(X)                                                                                         \
     X(0, wg, WG) X(1, head_dim, HEAD_DIM) X(2, n_heads, N_HEADS) X(3, n_kv, N_KV)                            \
-    X(4, scale_bits, SCALE_BITS) X(5, k_cache, K_CACHE) X(6, v_cache, V_CACHE) X(7, n_splits, N_SPLITS)
+    X(4, scale_bits, SCALE_BITS) X(5, k_cache, K_CACHE) X(6, v_cache, V_CACHE) X(7, n_splits, N_SPLITS)      \
+    X(8, window, WINDOW) X(9, sinks, SINKS)
 
 /* norm: weights divided by their sum; scale_bits: bits of the factor on the weights. */
 #define SPEC_ROUTER(X)                                                                                       \
     X(0, wg, WG) X(1, n_experts, N_EXPERTS) X(2, k_used, K_USED) X(3, norm, NORM) X(4, scale_bits, SCALE_BITS)
 
-/* k, format, row_bytes, rows, aligned: of the router's matrix, as SPEC_MAT; the rest as SPEC_ROUTER. */
+/* k, format, row_bytes, rows, aligned: of the router's matrix, as SPEC_MAT. bias_at: word of CHOICE_* where
+ * what is added to the logits of all layers stands, 0: nothing is. The rest as SPEC_ROUTER. */
 #define SPEC_ROUTER_ONE(X)                                                                                   \
     X(0, wg, WG) X(1, n_experts, N_EXPERTS) X(2, k_used, K_USED) X(3, norm, NORM)                             \
     X(4, scale_bits, SCALE_BITS) X(5, k, K) X(6, format, FORMAT) X(7, row_bytes, ROW_BYTES)                  \
-    X(8, rows, ROWS) X(9, aligned, ALIGNED)
+    X(8, rows, ROWS) X(9, aligned, ALIGNED) X(10, bias_at, BIAS_AT)
 
 #define SPEC_RESOLVE(X) X(0, wg, WG) X(1, n_experts, N_EXPERTS) X(2, k_used, K_USED)
 
 /* One slot: gate matrix at byte 0 (ff rows of dim), up at up_off, down at down_off (dim rows of ff).
  * slot_stride bytes between slots, slots_per_seg slots in a segment, n_segs segments bound as an array (1
  * without the array). shared: the last of them is the shared expert's matrix (gate and up behind each other,
- * or down), rank K_USED. eps_bits (expert_down_sum): as SPEC_RMSNORM. */
+ * or down), rank K_USED. eps_bits (expert_down_sum): as SPEC_RMSNORM. *_bias: where in the slot the f32 that
+ * are added to the rows of gate, up and down stand, a multiple of 4; 0: nothing is, and always with shared.
+ * act: ACT_* of shared/step.h. */
 #define SPEC_EXPERT(X)                                                                                       \
     X(0, wg, WG) X(1, dim, DIM) X(2, ff, FF) X(3, n_experts, N_EXPERTS) X(4, k_used, K_USED)                 \
     X(5, fmt_gate, FMT_GATE) X(6, fmt_up, FMT_UP) X(7, fmt_down, FMT_DOWN) X(8, up_off, UP_OFF)              \
     X(9, down_off, DOWN_OFF) X(10, slot_stride, SLOT_STRIDE) X(11, slots_per_seg, SLOTS_PER_SEG)             \
     X(12, n_segs, N_SEGS) X(13, rows, ROWS) X(14, aligned, ALIGNED) X(15, shared, SHARED)                     \
-    X(16, eps_bits, EPS_BITS)
+    X(16, eps_bits, EPS_BITS) X(17, gate_bias, GATE_BIAS) X(18, up_bias, UP_BIAS)                            \
+    X(19, down_bias, DOWN_BIAS) X(20, act, ACT)
 
 /* Rows of k elements (a multiple of 32), k_stride (a multiple of 4) elements apart. */
 #define SPEC_QUANT_X(X) X(0, wg, WG) X(1, k, K) X(2, k_stride, K_STRIDE)
@@ -163,6 +170,16 @@ PUSH_END(push_tags, 8)
     X(12, lanes, LANES) X(13, blocks, BLOCKS) X(14, tokens, TOKENS) X(15, wide, WIDE)
 
 #define SPEC_SWIGLU(X) X(0, wg, WG) X(1, ff, FF)
+
+/* Rows of n elements. scale_bits: bits of the factor; bias: b is added, else that binding is not read. */
+#define SPEC_SCALE_ADD(X) X(0, wg, WG) X(1, n, N) X(2, scale_bits, SCALE_BITS) X(3, bias, BIAS)
+
+/* n_q, n_kv: elements of queries and of keys in a row; len_q, len_kv: of what is normed at once. */
+#define SPEC_QK_NORM(X)                                                                                      \
+    X(0, wg, WG) X(1, n_q, N_Q) X(2, n_kv, N_KV) X(3, len_q, LEN_Q) X(4, len_kv, LEN_KV)                     \
+    X(5, eps_bits, EPS_BITS)
+
+#define SPEC_SHARED_GATE(X) X(0, wg, WG) X(1, dim, DIM) X(2, ff, FF)
 
 /* shared: 0: no shared expert, binding 2 is not read. */
 #define SPEC_COMBINE(X) X(0, wg, WG) X(1, dim, DIM) X(2, k_used, K_USED) X(3, shared, SHARED)
@@ -203,6 +220,9 @@ struct spec_quant_x { SPEC_QUANT_X(SPEC_X) };
 struct spec_mat_dot { SPEC_MAT_DOT(SPEC_X) };
 struct spec_expert_dot { SPEC_EXPERT_DOT(SPEC_X) };
 struct spec_swiglu { SPEC_SWIGLU(SPEC_X) };
+struct spec_scale_add { SPEC_SCALE_ADD(SPEC_X) };
+struct spec_qk_norm { SPEC_QK_NORM(SPEC_X) };
+struct spec_shared_gate { SPEC_SHARED_GATE(SPEC_X) };
 struct spec_combine { SPEC_COMBINE(SPEC_X) };
 struct spec_expert_sums { SPEC_EXPERT_SUMS(SPEC_X) };
 struct spec_copy_rows { SPEC_COPY_ROWS(SPEC_X) };

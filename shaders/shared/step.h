@@ -52,7 +52,8 @@
 #define CHOICE_SLOTS 128  /* K_USED + 1 slots of all that was chosen */
 #define CHOICE_SEL 192    /* the routed choice, as above */
 #define CHOICE_LOGITS 256 /* of the router, MAX_EXPERTS */
-#define CHOICE_MASK 768   /* allowed experts: bitmaps of ceil(n_experts / 32) words, one per layer */
+#define CHOICE_MASK 768   /* allowed experts: bitmaps of ceil(n_experts / 32) words, one per layer; behind
+                           * them what is added to the router's logits, n_experts f32 per layer, or nothing */
 #define SLOT_SHARED 0xfffffffeu /* in place of a slot: the shared expert */
 
 /* Expert tiles for prefill: TILE_WORDS words each. */
@@ -79,6 +80,11 @@
 #define CACHE_BYTES(format, n)                                       \
     ((format) == FMT_Q8_0 ? (n) / CACHE_ELEMS * CACHE_WORDS * 4u     \
                           : (n) * ((format) == FMT_F16 ? 2u : 4u))
+/* What stands between the halves of an expert, as in model/model.h. */
+#define ACT_SILU 0
+#define ACT_CLAMPED 1
+#define ACT_ALPHA 1.702
+#define ACT_LIMIT 7.0
 
 /* GGUF type numbers, as in model/quant.h. */
 #define FMT_F32 0

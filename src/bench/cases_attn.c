@@ -10,10 +10,21 @@ static bool f16(const struct bench_maker *m)
     return m->env->type == MDL_F16;
 }
 
-/* There is one case, of the two types. */
-static bool is_case(const struct bench_maker *m)
+/* There is one case, of the two types; of attention another one in checks, with windows and sinks. */
+static bool is_case(const struct bench_maker *m, uint32_t n)
 {
-    return !m->use && (f16(m) || m->env->type == MDL_F32);
+    return m->use < (check(m) && m->s->context > ATTN_SPLIT ? n : 1) && (f16(m) || m->env->type == MDL_F32);
+}
+
+/* Keys that are seen: a few splits of the last. */
+static uint32_t window(const struct bench_maker *m)
+{
+    return m->use ? ATTN_SPLIT + 5 : 0;
+}
+
+static uint32_t first_seen(const struct bench_maker *m, uint32_t n_keys)
+{
+    return window(m) && n_keys > window(m) ? n_keys - window(m) : 0;
 }
 
 struct cache {
@@ -88,7 +99,7 @@ static bool make_rope(struct bench_maker *m)
     const size_t words = (size_t)n_pos * n_kv / (f16(m) ? 2 : 1);
     float *qkv, *rope;
 
-    if (!is_case(m))
+    if (!is_case(m, 1))
         return false;
     qkv = bench_floats(m, (size_t)n_tokens * row);
     rope = bench_floats(m, (size_t)n_pos * s->head_dim);
@@ -135,13 +146,15 @@ static double weighted(const struct bench_maker *m, const struct cache *v, uint3
     return sum;
 }
 
-static double exp_all(double *p, uint32_t n, double *top)
+/* sink: one more score; NULL: none. */
+static double exp_all(double *p, uint32_t n, const float *sink, double *top)
 {
-    double sum = 0;
+    double sum;
 
-    *top = -INFINITY;
+    *top = sink ? (double)*sink : -INFINITY;
     for (uint32_t j = 0; j < n; j++)
         *top = fmax(*top, p[j]);
+    sum = sink ? exp(*sink - *top) : 0;
     for (uint32_t j = 0; j < n; j++)
         sum += p[j] = exp(p[j] - *top);
     return sum;
@@ -158,7 +171,9 @@ static struct spec_attn attn_spec(const struct bench_maker *m, uint32_t wg, uint
                               .scale_bits = cor_float_bits((float)(1 / sqrt(s->head_dim))),
                               .k_cache = f16(m),
                               .v_cache = f16(m),
-                              .n_splits = n_splits};
+                              .n_splits = n_splits,
+                              .window = window(m),
+                              .sinks = m->use > 0};
 }
 
 static double cache_bytes(const struct bench_maker *m, uint32_t n_pos)
@@ -168,27 +183,32 @@ static double cache_bytes(const struct bench_maker *m, uint32_t n_pos)
 
 /* Parts of splits, and what they come to. */
 static void one_want(struct bench_maker *m, const float *q, const struct cache *k, const struct cache *v,
-                     uint32_t n_keys, uint32_t n_splits)
+                     const float *sinks, uint32_t n_keys, uint32_t n_splits)
 {
     const uint32_t hd = m->s->head_dim, heads = m->s->n_heads;
     double *part = doubles(m, (size_t)heads * n_splits * (hd + 2)), *p = doubles(m, n_keys);
     double *out = doubles(m, (size_t)heads * hd), top, sum;
+    const uint32_t seen = first_seen(m, n_keys), s0 = seen / ATTN_SPLIT;
 
     for (uint32_t h = 0; part && p && out && h < heads; h++) {
         for (uint32_t i = 0; i < n_splits; i++) {
             double *w = part + ((size_t)h * n_splits + i) * (hd + 2);
-            const uint32_t first = i * ATTN_SPLIT;
-            const uint32_t n = n_keys - first < ATTN_SPLIT ? n_keys - first : ATTN_SPLIT;
+            const uint32_t first = i == s0 ? seen : i * ATTN_SPLIT, last = (i + 1) * ATTN_SPLIT;
+            const uint32_t n = (n_keys < last ? n_keys : last) - first;
 
+            for (uint32_t d = 0; i < s0 && d < hd + 2; d++)
+                w[d] = NAN; /* stays as it was: poison */
+            if (i < s0)
+                continue;
             scores(m, q + (size_t)h * hd, k, h, first, n, p);
-            w[1] = exp_all(p, n, &w[0]);
+            w[1] = exp_all(p, n, NULL, &w[0]);
             for (uint32_t d = 0; d < hd; d++)
                 w[2 + d] = weighted(m, v, h, first, n, p, d);
         }
-        scores(m, q + (size_t)h * hd, k, h, 0, n_keys, p);
-        sum = exp_all(p, n_keys, &top);
+        scores(m, q + (size_t)h * hd, k, h, seen, n_keys - seen, p);
+        sum = exp_all(p, n_keys - seen, m->use ? &sinks[h] : NULL, &top);
         for (uint32_t d = 0; d < hd; d++)
-            out[(size_t)h * hd + d] = weighted(m, v, h, 0, n_keys, p, d) / sum;
+            out[(size_t)h * hd + d] = weighted(m, v, h, seen, n_keys - seen, p, d) / sum;
     }
     bench_want_floats(m, 4, (size_t)heads * n_splits * (hd + 2), part, BENCH_ATTN_NMSE);
     bench_want_floats(m, 5, (size_t)heads * hd, out, BENCH_ATTN_NMSE);
@@ -201,9 +221,9 @@ static bool make_one(struct bench_maker *m)
     const size_t n = (size_t)n_keys * s->n_kv * s->head_dim, n_q = (size_t)s->n_heads * s->head_dim;
     const struct spec_attn spec = attn_spec(m, bench_lanes(m), n_splits);
     struct cache k, v;
-    float *q;
+    float *q, *sinks;
 
-    if (!is_case(m))
+    if (!is_case(m, 2))
         return false;
     cache_make(m, &k, n);
     cache_make(m, &v, n);
@@ -215,8 +235,10 @@ static bool make_one(struct bench_maker *m)
     bench_buf(m, BENCH_OUT, NULL, (size_t)s->n_heads * n_splits * (s->head_dim + 2));
     bench_buf(m, BENCH_OUT, NULL, n_q);
     bench_buf(m, BENCH_INOUT, bench_array(m, s->n_heads, 4), s->n_heads); /* counters come back as zeros */
+    sinks = bench_floats(m, s->n_heads);
+    bench_buf(m, BENCH_IN, sinks, s->n_heads);
     if (!m->failed)
-        one_want(m, q, &k, &v, n_keys, n_splits);
+        one_want(m, q, &k, &v, sinks, n_keys, n_splits);
     BENCH_SPEC(m, spec);
     bench_grid(m, s->n_heads, n_splits, 1);
     m->c->bytes = cache_bytes(m, n_keys) + 4.0 * (double)n_q;
@@ -226,7 +248,7 @@ static bool make_one(struct bench_maker *m)
 }
 
 static void many_want(struct bench_maker *m, const float *q, const struct cache *k, const struct cache *v,
-                      uint32_t pos, uint32_t n_tokens)
+                      const float *sinks, uint32_t pos, uint32_t n_tokens)
 {
     const uint32_t hd = m->s->head_dim, heads = m->s->n_heads;
     const size_t n = (size_t)n_tokens * heads * hd;
@@ -235,12 +257,13 @@ static void many_want(struct bench_maker *m, const float *q, const struct cache 
     for (uint32_t t = 0; want && p && t < n_tokens; t++)
         for (uint32_t h = 0; h < heads; h++) {
             const size_t at = ((size_t)t * heads + h) * hd;
+            const uint32_t first = first_seen(m, pos + t + 1), n_keys = pos + t + 1 - first;
             double top, sum;
 
-            scores(m, q + at, k, h, 0, pos + t + 1, p);
-            sum = exp_all(p, pos + t + 1, &top);
+            scores(m, q + at, k, h, first, n_keys, p);
+            sum = exp_all(p, n_keys, m->use ? &sinks[h] : NULL, &top);
             for (uint32_t d = 0; d < hd; d++)
-                want[at + d] = weighted(m, v, h, 0, pos + t + 1, p, d) / sum;
+                want[at + d] = weighted(m, v, h, first, n_keys, p, d) / sum;
         }
     bench_want_floats(m, 4, n, want, BENCH_ATTN_NMSE);
 }
@@ -253,9 +276,9 @@ static bool make_many(struct bench_maker *m)
     const size_t n_q = (size_t)n_tokens * s->n_heads * s->head_dim;
     const struct spec_attn spec = attn_spec(m, bench_tile_lanes(m, 0), 1);
     struct cache k, v;
-    float *q;
+    float *q, *sinks;
 
-    if (!is_case(m) || (m->c->kernel == GPU_K_attn_many_ln && s->head_dim % 8))
+    if (!is_case(m, 2) || (m->c->kernel == GPU_K_attn_many_ln && s->head_dim % 8))
         return false;
     cache_make(m, &k, n);
     cache_make(m, &v, n);
@@ -265,8 +288,10 @@ static bool make_many(struct bench_maker *m)
     bench_buf(m, BENCH_IN, k.words, k.n_words);
     bench_buf(m, BENCH_IN, v.words, v.n_words);
     bench_buf(m, BENCH_OUT, NULL, n_q);
+    sinks = bench_floats(m, s->n_heads);
+    bench_buf(m, BENCH_IN, sinks, s->n_heads);
     if (!m->failed)
-        many_want(m, q, &k, &v, pos, n_tokens);
+        many_want(m, q, &k, &v, sinks, pos, n_tokens);
     BENCH_SPEC(m, spec);
     bench_grid(m, s->n_heads, bench_div_up(n_tokens, ATTN_QUERIES), 1);
     m->c->bytes = cache_bytes(m, pos + n_tokens) + 8.0 * (double)n_q;
@@ -275,8 +300,49 @@ static bool make_many(struct bench_maker *m)
     return true;
 }
 
+/* ---- qk_norm
+ * ----------------------------------------------------------------------------------------------- */
+
+/* By heads, which are rows of their own in checks of the second use. */
+static bool make_qk_norm(struct bench_maker *m)
+{
+    const struct bench_shape *s = m->s;
+    const uint32_t n_q = s->n_heads * s->head_dim, n_kv = s->n_kv * s->head_dim, row = n_q + 2 * n_kv;
+    const uint32_t n_tokens = check(m) ? s->n_tokens : 1;
+    const uint32_t len_q = m->use ? n_q : s->head_dim, len_kv = m->use ? n_kv : s->head_dim;
+    const struct spec_qk_norm spec = {bench_lanes(m), n_q, n_kv, len_q, len_kv, cor_float_bits(1e-6f)};
+    double *want = doubles(m, (size_t)n_tokens * row);
+    float *qkv, *w;
+
+    if (m->use > check(m))
+        return false;
+    qkv = bench_floats(m, (size_t)n_tokens * row);
+    w = bench_floats(m, (size_t)len_q + len_kv);
+    for (uint32_t t = 0; want && !m->failed && t < n_tokens; t++)
+        for (uint32_t at = 0, n; at < row; at += n) {
+            const float *x = qkv + (size_t)t * row + at, *weights = at < n_q ? w : w + len_q;
+            const bool values = at >= n_q + n_kv;
+
+            n = at < n_q ? len_q : len_kv;
+            const double scale = 1 / sqrt(bench_dot(x, x, n) / n + 1e-6);
+
+            for (uint32_t i = 0; i < n; i++)
+                want[(size_t)t * row + at + i] = values ? (double)x[i] : x[i] * scale * weights[i];
+        }
+    bench_buf(m, BENCH_INOUT, qkv, (size_t)n_tokens * row);
+    bench_buf(m, BENCH_IN, w, (size_t)len_q + len_kv);
+    bench_want_floats(m, 0, (size_t)n_tokens * row, want, BENCH_NMSE);
+    BENCH_SPEC(m, spec);
+    bench_grid(m, n_q / len_q + n_kv / len_kv, n_tokens, 1);
+    m->c->bytes = 8.0 * n_tokens * (n_q + n_kv);
+    m->c->flops = 4.0 * n_tokens * (n_q + n_kv);
+    WHAT(m, "%u tokens, %u + %u heads of %u", n_tokens, s->n_heads, s->n_kv, s->head_dim);
+    return true;
+}
+
 void bench_add_attn(struct bench_entry *entries)
 {
+    entries[GPU_K_qk_norm] = (struct bench_entry){make_qk_norm, false};
     entries[GPU_K_rope_kv] = (struct bench_entry){make_rope, true};
     entries[GPU_K_attn_one] = entries[GPU_K_attn_one_sg] = (struct bench_entry){make_one, true};
     entries[GPU_K_attn_many] = entries[GPU_K_attn_many_ln] = (struct bench_entry){make_many, true};

@@ -241,6 +241,49 @@ static bool make_swiglu(struct bench_maker *m)
     return true;
 }
 
+static bool make_scale_add(struct bench_maker *m)
+{
+    const uint32_t dim = m->s->dim, n = m->s->n_tokens, wg = bench_lanes(m);
+    const struct spec_scale_add spec = {wg, dim, cor_float_bits(0.75f), 1};
+    float *y = bench_floats(m, (size_t)n * dim), *b = bench_floats(m, dim);
+    double *want = doubles(m, (size_t)n * dim);
+
+    if (m->use || m->failed)
+        return false;
+    for (uint32_t i = 0; want && i < n * dim; i++)
+        want[i] = 0.75 * y[i] + b[i % dim];
+    bench_want_floats(m, bench_buf(m, BENCH_INOUT, y, (size_t)n * dim), (size_t)n * dim, want, BENCH_NMSE);
+    bench_buf(m, BENCH_IN, b, dim);
+    BENCH_SPEC(m, spec);
+    bench_grid(m, bench_div_up(dim, wg), n, 1);
+    m->c->bytes = 8.0 * n * dim;
+    WHAT(m, "%u x %u", n, dim);
+    return true;
+}
+
+static bool make_shared_gate(struct bench_maker *m)
+{
+    const uint32_t dim = m->s->dim, ff = m->s->ff, n = m->s->n_tokens;
+    const struct spec_shared_gate spec = {bench_lanes(m), dim, ff};
+    float *x = bench_floats(m, (size_t)n * dim), *w = bench_floats(m, dim);
+    float *h = bench_floats(m, (size_t)n * ff);
+    double *want = doubles(m, (size_t)n * ff);
+
+    if (m->use || m->failed)
+        return false;
+    for (uint32_t i = 0; want && i < n * ff; i++)
+        want[i] = h[i] / (1 + exp(-bench_dot(x + (size_t)(i / ff) * dim, w, dim)));
+    bench_buf(m, BENCH_IN, x, (size_t)n * dim);
+    bench_buf(m, BENCH_IN, w, dim);
+    /* the gate's sum errs like one of dim products */
+    bench_want_sums(m, bench_buf(m, BENCH_INOUT, h, (size_t)n * ff), (size_t)n * ff, want, dim * 16);
+    BENCH_SPEC(m, spec);
+    bench_grid(m, 1, n, 1);
+    m->c->bytes = 4.0 * n * (dim + 2.0 * ff);
+    WHAT(m, "%u x %u, %u", n, ff, dim);
+    return true;
+}
+
 /* What topk makes of logits [first, last): pairs, then how many are not finite. */
 static void best_of(const float *x, uint32_t first, uint32_t last, uint32_t k, uint32_t *to)
 {
@@ -313,5 +356,7 @@ void bench_add_dense(struct bench_entry *entries)
         entries[GPU_K_matmul] = entries[GPU_K_matmul_ln] = entries[GPU_K_matvec_few] =
             entries[GPU_K_matvec_few_sg] = (struct bench_entry){make_mat, true};
     entries[GPU_K_swiglu] = (struct bench_entry){make_swiglu, false};
+    entries[GPU_K_scale_add] = (struct bench_entry){make_scale_add, false};
+    entries[GPU_K_shared_gate] = (struct bench_entry){make_shared_gate, false};
     entries[GPU_K_topk] = (struct bench_entry){make_topk, false};
 }

@@ -12,10 +12,22 @@
 /* Slots of experts 0 .. n_slots - 1, in another order. */
 struct pool {
     uint32_t n_slots, per_seg, stride, up_off, down_off;
+    uint32_t bias; /* of gate, up and down behind each other; 0: none */
     size_t seg_words;
     uint8_t *segs[BENCH_SEGS];
-    float **gate, **up, **down; /* of each slot's expert; NULL: not checked */
+    float **gate, **up, **down, **biases; /* of each slot's expert; NULL: not checked */
 };
+
+/* Checks of one shape have a second case: experts with biases and the clamped activation. */
+static bool has_bias(const struct bench_maker *m)
+{
+    return m->use == 1 && check(m) && !strcmp(m->s->name, "blocks");
+}
+
+static uint32_t n_biases(const struct bench_maker *m)
+{
+    return 2 * m->s->ff + m->s->dim;
+}
 
 /* One matrix of a slot: bytes to where it stands, values to *values. */
 static void place(struct bench_maker *m, uint8_t *at, uint32_t rows, uint32_t cols, float **values)
@@ -25,6 +37,16 @@ static void place(struct bench_maker *m, uint8_t *at, uint32_t rows, uint32_t co
 
     if (bytes)
         memcpy(at, bytes, (size_t)rows * (size_t)mdl_row_bytes(m->env->type, cols));
+}
+
+/* Some of them are large enough to be clamped. */
+static void place_biases(struct bench_maker *m, uint8_t *at, float **values)
+{
+    *values = bench_floats(m, n_biases(m));
+    for (uint32_t i = 0; !m->failed && i < n_biases(m); i++)
+        (*values)[i] *= 9;
+    if (!m->failed)
+        memcpy(at, *values, 4 * (size_t)n_biases(m));
 }
 
 /* Kernels with quantised inputs. */
@@ -46,6 +68,10 @@ static void pool_layout(const struct bench_maker *m, struct pool *p, bool many)
     p->up_off = (uint32_t)row_in * s->ff + gap;
     p->down_off = 2 * p->up_off;
     p->stride = (p->down_off + (uint32_t)row_out * s->dim + gap + 3) / 4 * 4;
+    if (has_bias(m) && !is_dot(m)) {
+        p->bias = p->stride;
+        p->stride += 4 * n_biases(m);
+    }
     if (check(m) && n > 12)
         n = 12;
     if (n > s->n_experts)
@@ -74,6 +100,7 @@ static void pool_make(struct bench_maker *m, struct pool *p, bool many)
         p->gate = bench_array(m, p->n_slots, sizeof(*p->gate));
         p->up = bench_array(m, p->n_slots, sizeof(*p->up));
         p->down = bench_array(m, p->n_slots, sizeof(*p->down));
+        p->biases = bench_array(m, p->n_slots, sizeof(*p->biases));
     }
     for (uint32_t i = 0; !m->failed && i < p->n_slots; i++) {
         uint8_t *at = p->segs[i / p->per_seg] + (size_t)(i % p->per_seg) * p->stride;
@@ -88,11 +115,14 @@ static void pool_make(struct bench_maker *m, struct pool *p, bool many)
             p->gate[i] = p->gate[i % 2];
             p->up[i] = p->up[i % 2];
             p->down[i] = p->down[i % 2];
+            p->biases[i] = p->biases[i % 2];
             continue;
         }
         place(m, at, s->ff, s->dim, check(m) ? &p->gate[i] : NULL);
         place(m, at + p->up_off, s->ff, s->dim, check(m) ? &p->up[i] : NULL);
         place(m, at + p->down_off, s->dim, s->ff, check(m) ? &p->down[i] : NULL);
+        if (p->bias)
+            place_biases(m, at + p->bias, &p->biases[i]);
         first = at;
     }
 }
@@ -149,6 +179,18 @@ static void make_choices(struct bench_maker *m, struct experts *x)
         make_tiles(m, x);
 }
 
+/* Row r of an expert's hidden state. */
+static double hidden(const struct bench_maker *m, const float *bias, uint32_t r, double g, double u)
+{
+    if (!bias)
+        return g / (1 + exp(-g)) * u;
+    g += bias[r];
+    u += bias[m->s->ff + r];
+    g = g > ACT_LIMIT ? ACT_LIMIT : g; /* NaN stays */
+    u = u > ACT_LIMIT ? ACT_LIMIT : u < -ACT_LIMIT ? -ACT_LIMIT : u;
+    return g / (1 + exp(-ACT_ALPHA * g)) * (u + 1);
+}
+
 static void expert_want(struct bench_maker *m, const struct experts *x, const float *in, uint32_t buf)
 {
     const struct bench_shape *s = m->s;
@@ -165,11 +207,12 @@ static void expert_want(struct bench_maker *m, const struct experts *x, const fl
             if (slot == NONE) {
                 *w = NAN; /* stays as it was: poison */
             } else if (x->down) {
-                *w = bench_dot(x->pool.down[slot] + (size_t)r * n_in, v, n_in);
+                *w = bench_dot(x->pool.down[slot] + (size_t)r * n_in, v, n_in) +
+                     (x->pool.bias ? (double)x->pool.biases[slot][2 * s->ff + r] : 0);
             } else {
-                double g = bench_dot(x->pool.gate[slot] + (size_t)r * n_in, v, n_in);
-
-                *w = g / (1 + exp(-g)) * bench_dot(x->pool.up[slot] + (size_t)r * n_in, v, n_in);
+                *w = hidden(m, x->pool.bias ? x->pool.biases[slot] : NULL, r,
+                            bench_dot(x->pool.gate[slot] + (size_t)r * n_in, v, n_in),
+                            bench_dot(x->pool.up[slot] + (size_t)r * n_in, v, n_in));
             }
         }
     }
@@ -199,6 +242,10 @@ static void expert_spec(struct bench_maker *m, const struct experts *x, uint32_t
         .rows = x->many ? bench_tile_rows(m) : bench_rows(m),
         .aligned = run_alignment(t, mdl_row_bytes(t, n_in), x->down ? x->pool.down_off : x->pool.up_off,
                                  x->pool.stride),
+        .gate_bias = x->pool.bias,
+        .up_bias = x->pool.bias ? x->pool.bias + 4 * s->ff : 0,
+        .down_bias = x->pool.bias ? x->pool.bias + 8 * s->ff : 0,
+        .act = x->pool.bias ? ACT_CLAMPED : ACT_SILU,
     };
 
     *rows = spec.rows;
@@ -236,7 +283,7 @@ static bool make_experts(struct bench_maker *m)
     uint32_t rows, n_out, out;
     float *in;
 
-    if (m->use || s->dim % info->block_elems || s->ff % info->block_elems)
+    if ((m->use && !has_bias(m)) || s->dim % info->block_elems || s->ff % info->block_elems)
         return false;
     x.n_tokens = !check(m) && strstr(name, "_few") ? RUN_FEW : x.many ? s->n_tokens : check(m) ? 3 : 1;
     x.n_pairs = x.n_tokens * s->k_used;
@@ -271,8 +318,7 @@ static void dot_spec(struct bench_maker *m, const struct experts *x, uint32_t *r
     const struct bench_shape *s = m->s;
     const struct pool *p = &x->pool;
     const uint32_t n_in = x->down ? s->ff : s->dim;
-    const bool aligned =
-        (mdl_row_bytes(m->env->type, n_in) | p->up_off | p->down_off | p->stride) % 16 == 0;
+    const bool aligned = (mdl_row_bytes(m->env->type, n_in) | p->up_off | p->down_off | p->stride) % 16 == 0;
     const struct run_dot_cut cut = run_dot_cut(m->env->caps, n_in, aligned, x->many);
     const struct push_expert push = {0};
     const struct spec_expert_dot spec = {.wg = cut.wg,
@@ -499,8 +545,8 @@ void bench_add_moe(struct bench_entry *entries)
 #undef EXPERTS
     };
     static const enum gpu_kernel dots[] = {
-#define DOTS(step)                                                                                     \
-    GPU_K_expert_##step##_dot, GPU_K_expert_##step##_dot_sg, GPU_K_expert_##step##_dot_arr,             \
+#define DOTS(step)                                                                          \
+    GPU_K_expert_##step##_dot, GPU_K_expert_##step##_dot_sg, GPU_K_expert_##step##_dot_arr, \
         GPU_K_expert_##step##_dot_sg_arr, GPU_K_expert_##step##_dot_hw
         DOTS(gate_up), DOTS(down)
 #undef DOTS

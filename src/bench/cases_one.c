@@ -188,7 +188,8 @@ static uint32_t *make_args(struct bench_maker *m, uint32_t emptied_from)
     return args;
 }
 
-/* Use 1, checks only: the expert that is chosen last has no slot, and the token halts. */
+/* Checks only: in use 1 the expert that is chosen last has no slot, and the token halts; in use 2 logits get
+ * biases, which turn their order round. */
 static bool make_router_one(struct bench_maker *m)
 {
     const struct bench_shape *s = m->s;
@@ -201,21 +202,29 @@ static bool make_router_one(struct bench_maker *m)
                                          .format = MDL_F32,
                                          .row_bytes = 4 * s->dim,
                                          .rows = rows,
-                                         .aligned = true};
+                                         .aligned = true,
+                                         .bias_at = m->use == 2 ? CHOICE_MASK + 2 * words : 0};
+    const size_t n_choice = CHOICE_MASK + 2 * (size_t)(words + n);
     const struct push_router push = {0, n, bench_div_up(n, rows), 1, NEXT, AFTER};
     uint32_t *want = bench_array(m, 3 * (size_t)k, 4), *table = bench_array(m, 2 * (size_t)n, 4),
-             *choice = bench_array(m, CHOICE_MASK + 2 * (size_t)words, 4), ids[MAX_TOP_K];
+             *choice = bench_array(m, n_choice, 4), ids[MAX_TOP_K];
     float *x = bench_floats(m, s->dim), *w;
     double *logits = bench_array(m, n, sizeof(*logits)), weights[MAX_TOP_K];
 
-    if (m->use > (check(m) ? 1u : 0u))
+    if (m->use > (check(m) ? 2u : 0u))
         return false;
     w = make_router(m, x, logits);
     if (m->failed)
         return false;
+    for (uint32_t e = 0; m->use == 2 && e < n; e++) {
+        const float bias = -(float)(e * 7 % n) / 2;
+
+        choice[CHOICE_MASK + 2 * words + n + e] = cor_float_bits(bias);
+        logits[e] += (double)bias;
+    }
     choose(s, logits, ids, weights);
     for (uint32_t e = 0; e < n; e++)
-        table[n + e] = m->use && e == ids[k - 1] ? NONE : (e * 2 + 5) % (2 * n);
+        table[n + e] = m->use == 1 && e == ids[k - 1] ? NONE : (e * 2 + 5) % (2 * n);
     for (uint32_t j = 0; j < k; j++) {
         want[3 * j] = table[n + ids[j]];
         want[3 * j + 1] = ids[j];
@@ -227,10 +236,10 @@ static bool make_router_one(struct bench_maker *m)
     m->c->bufs[bench_buf(m, BENCH_IN, w, (size_t)n * s->dim)].weights = true;
     bench_buf(m, BENCH_IN, bench_state(m, 1, 9, 0, 1), STEP_TOKENS + 1);
     bench_buf(m, BENCH_IN, table, 2 * (size_t)n);
-    bench_buf(m, BENCH_SCRATCH, choice, CHOICE_MASK + 2 * (size_t)words);
+    bench_buf(m, BENCH_SCRATCH, choice, n_choice);
     bench_buf(m, BENCH_SCRATCH, NULL, MAIL_WORDS);
     bench_want_words(m, bench_buf(m, BENCH_INOUT, make_args(m, DISPATCHES), (size_t)DISPATCHES * 3), 0,
-                     (size_t)DISPATCHES * 3, make_args(m, m->use ? NEXT : DISPATCHES));
+                     (size_t)DISPATCHES * 3, make_args(m, m->use == 1 ? NEXT : DISPATCHES));
     m->c->bufs[6].exact = true;
     bench_buf(m, BENCH_SCRATCH, NULL, 64 * (size_t)k);
     m->c->check = check(m) ? check_choice : NULL;
@@ -239,7 +248,7 @@ static bool make_router_one(struct bench_maker *m)
     bench_grid(m, push.n_groups, 1, 1);
     m->c->bytes = 4.0 * ((double)n * s->dim + s->dim + n);
     m->c->flops = 2.0 * n * s->dim;
-    WHAT(m, "%u of %u experts%s", k, n, m->use ? ", one absent" : "");
+    WHAT(m, "%u of %u experts%s", k, n, m->use == 1 ? ", one absent" : "");
     return true;
 }
 

@@ -278,7 +278,7 @@ static bool make_group(struct bench_maker *m)
     bench_buf(m, BENCH_OUT, NULL, MAIL_WORDS);
     bench_buf(m, BENCH_SCRATCH, make_args(m, DISPATCHES), DISPATCHES * 3);
     bench_want_words(m, bench_buf(m, BENCH_OUT, NULL, 4 * (size_t)n_pairs), 2 * (size_t)n_pairs,
-               2 * (size_t)n_pairs, sel);
+                     2 * (size_t)n_pairs, sel);
     m->c->bufs[6].exact = true;
     m->c->check = check(m) ? check_groups : NULL;
     BENCH_SPEC(m, spec);
@@ -308,7 +308,7 @@ static bool make_rows(struct bench_maker *m)
     bench_buf(m, BENCH_IN, bench_state(m, n, pos, 0, 1), STEP_TOKENS + (size_t)n);
     bench_buf(m, BENCH_IN, src, n_src);
     bench_want_words(m, bench_buf(m, BENCH_OUT, NULL, (size_t)(row0 + n) * dim), (size_t)row0 * dim,
-               (size_t)n * dim, src + (size_t)pos * dim);
+                     (size_t)n * dim, src + (size_t)pos * dim);
     BENCH_SPEC(m, spec);
     BENCH_PUSH(m, push);
     bench_grid(m, bench_div_up(dim, wg), n, 1);

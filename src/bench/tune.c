@@ -337,14 +337,14 @@ enum vkmoe_status bench_tune_shape(struct bench_shape *shape, enum mdl_type *typ
                                   .n_heads = m->config.n_heads,
                                   .n_kv = m->config.n_kv_heads,
                                   .head_dim = m->config.head_dim,
-                                  .ff = m->config.ff_expert,
-                                  .n_experts = m->config.n_experts,
-                                  .k_used = m->config.n_experts_used,
+                                  .ff = m->config.n_experts ? m->config.ff_expert : m->config.ff_dense,
+                                  .n_experts = m->config.n_experts ? m->config.n_experts : 1,
+                                  .k_used = m->config.n_experts ? m->config.n_experts_used : 1,
                                   .n_shared = m->config.n_shared,
                                   .vocab = m->config.vocab_size,
                                   .n_tokens = TOKENS,
                                   .context = 1024};
-    *type = (enum mdl_type)m->layers[0].gate_exps->type;
+    *type = (enum mdl_type)mdl_main_matrix(m)->type;
 done:
     mdl_close(m);
     return st;

@@ -54,7 +54,13 @@ static uint64_t elements(const struct mdl_tensor *t)
 
 static uint64_t expert_bytes(const struct mdl_layer *l)
 {
-    return mdl_expert_bytes(l->gate_exps) + mdl_expert_bytes(l->up_exps) + mdl_expert_bytes(l->down_exps);
+    const struct mdl_tensor *tensors[MDL_EXPERT_PARTS];
+    uint64_t bytes[MDL_EXPERT_PARTS], sum = 0;
+
+    mdl_expert_parts(l, tensors, bytes);
+    for (int i = 0; i < MDL_EXPERT_PARTS; i++)
+        sum += bytes[i];
+    return sum;
 }
 
 /* As `vkmoe inspect` counts what is active, and the one row of the embedding. */
@@ -74,10 +80,10 @@ static uint64_t weight_bytes(const struct mdl_model *mdl)
     return bytes;
 }
 
-/* llama-bench's "architecture size format"; the format is that of the experts. */
+/* llama-bench's "architecture size format"; the format is mdl_main_matrix's. */
 static void name_type(struct bench_model *m, const struct mdl_model *mdl)
 {
-    const struct mdl_type_info *info = mdl_type_find(mdl->layers[0].gate_exps->gguf_type);
+    const struct mdl_type_info *info = mdl_type_find(mdl_main_matrix(mdl)->gguf_type);
     char format[32];
 
     snprintf(format, sizeof(format), "%s", info ? info->name : "?");

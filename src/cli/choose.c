@@ -116,7 +116,7 @@ static struct outcome find_outcome(const vkmoe_model *m, const vkmoe_session *se
 {
     const struct vkmoe_model_info *info = vkmoe_model_facts(m);
     struct outcome o = {.least = info->n_experts};
-    uint64_t all = 0;
+    uint64_t all = 0, layers = 0; /* with experts: others are dense */
 
     vkmoe_session_get_outside(ses, &o.out);
     o.prompt = share(o.out.prompt, o.out.prompt_tokens);
@@ -126,11 +126,14 @@ static struct outcome find_outcome(const vkmoe_model *m, const vkmoe_session *se
 
         for (uint32_t e = 0; e < info->n_experts; e++)
             n += vkmoe_session_may_choose(ses, l, e);
+        if (!n)
+            continue;
         o.least = n < o.least ? n : o.least;
         o.most = n > o.most ? n : o.most;
         all += n;
+        layers++;
     }
-    o.even = 1 - (double)all / ((double)info->n_layers * info->n_experts);
+    o.even = layers ? 1 - (double)all / ((double)layers * info->n_experts) : 0;
     return o;
 }
 

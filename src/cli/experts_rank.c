@@ -182,10 +182,16 @@ static struct held means(const struct rank *r)
 {
     struct held h = {0, 0, 0};
 
+    uint32_t n = 0; /* layers with experts: others are dense */
+
+    for (uint32_t l = 0; l < r->stats.n_layers; l++)
+        n += r->stats.n_there[l] > 0;
     for (uint32_t l = 0; l < r->stats.n_layers; l++) {
-        h.kept += (double)(xp_subset_count(&r->subset, l) + r->stats.n_shared) / r->stats.n_layers;
-        h.probability += xp_rank_held(&r->subset, &r->stats, l) / r->stats.n_layers;
-        h.choices += xp_rank_chosen(&r->subset, &r->stats, l) / r->stats.n_layers;
+        if (!r->stats.n_there[l])
+            continue;
+        h.kept += (double)(xp_subset_count(&r->subset, l) + r->stats.n_shared) / n;
+        h.probability += xp_rank_held(&r->subset, &r->stats, l) / n;
+        h.choices += xp_rank_chosen(&r->subset, &r->stats, l) / n;
     }
     return h;
 }

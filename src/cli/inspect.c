@@ -8,7 +8,7 @@
 #include "core/alloc.h"
 #include "experts/ids.h"
 
-enum part { EMBEDDING, HEAD, ATTENTION, NORMS, ROUTERS, SHARED, ROUTED, OTHER, N_PARTS };
+enum part { EMBEDDING, HEAD, ATTENTION, NORMS, ROUTERS, DENSE, SHARED, ROUTED, OTHER, N_PARTS };
 
 static const struct {
     const char *label, *json;
@@ -18,6 +18,7 @@ static const struct {
     {"attention", "attention"},
     {"norms", "norms"},
     {"routers", "routers"},
+    {"dense layers", "dense_layers"},
     {"shared experts", "shared_experts"},
     {"routed experts", "routed_experts"},
     {"other tensors", "other"},
@@ -77,16 +78,15 @@ static void add_share(struct size *a, const struct size *b, uint64_t num, uint64
 
 static enum part layer_part(const struct mdl_layer *l, const struct mdl_tensor *t)
 {
-    if (t == l->attn_norm || t == l->ffn_norm)
-        return NORMS;
-    if (t == l->q || t == l->k || t == l->v || t == l->o)
-        return ATTENTION;
-    if (t == l->gate_inp)
-        return ROUTERS;
-    if (t == l->gate_exps || t == l->up_exps || t == l->down_exps)
-        return ROUTED;
-    if (t == l->gate_sh || t == l->up_sh || t == l->down_sh)
-        return SHARED;
+    const struct mdl_tensor *const *tensors = (const struct mdl_tensor *const *)l;
+    static const enum part parts[MDL_LAYER_PARTS] = {
+        NORMS,     ATTENTION, ATTENTION, ATTENTION, ATTENTION, NORMS,  ROUTERS,   ROUTED,    ROUTED,
+        ROUTED,    SHARED,    SHARED,    SHARED,    NORMS,     NORMS,  ATTENTION, ATTENTION, ATTENTION,
+        ATTENTION, ATTENTION, ROUTERS,   ROUTED,    ROUTED,    ROUTED, SHARED};
+
+    for (int i = 0; i < MDL_LAYER_PARTS; i++)
+        if (tensors[i] == t)
+            return parts[i] == SHARED && !l->gate_inp ? DENSE : parts[i];
     return OTHER;
 }
 
@@ -126,7 +126,7 @@ static void measure(struct report *r)
 
         r->n_routed += n;
         n_active += n < c->n_experts_used ? n : c->n_experts_used;
-        r->unequal = r->unequal || n != c->n_experts;
+        r->unequal = r->unequal || (n != c->n_experts && !mdl_is_dense(c, l));
     }
     add_share(&r->expert, &r->parts[ROUTED], 1, r->n_routed);
     r->expert.tensors = 3;
@@ -273,8 +273,12 @@ static void print_model(const struct report *r)
            c->vocab_size, c->n_ctx_train);
     printf("attention      %u heads of %u (%u for keys and values), RoPE on %u dimensions, theta %g\n",
            c->n_heads, c->head_dim, c->n_kv_heads, c->n_rot, c->rope_theta);
-    printf("experts        %s%u routed in each layer, %u of them per token; %u shared; width %u\n",
-           r->unequal ? "up to " : "", c->n_experts, c->n_experts_used, c->n_shared, c->ff_expert);
+    if (c->n_dense_layers)
+        printf("dense layers   %u%s, width %u\n", c->n_dense_layers,
+               c->n_dense_layers < c->n_layers ? ", the first" : ", all", c->ff_dense);
+    if (c->n_experts)
+        printf("experts        %s%u routed in each layer, %u of them per token; %u shared; width %u\n",
+               r->unequal ? "up to " : "", c->n_experts, c->n_experts_used, c->n_shared, c->ff_expert);
     if (r->unequal) {
         printf("per layer      ");
         for (uint32_t l = 0; l < c->n_layers; l++)

@@ -9,7 +9,7 @@
 static int unknown_shape(const struct cli_cmd *cmd, const char *name)
 {
     const struct mdl_shape *s;
-    char names[128] = "";
+    char names[256] = "";
     size_t used = 0;
 
     for (size_t i = 0; (s = mdl_shape_at(i)) != NULL && used < sizeof(names); i++)
@@ -32,7 +32,8 @@ static int synth_main(const struct cli_cmd *cmd, int argc, char **argv)
     struct mdl_recipe recipe;
     int64_t seed = 1, layers = 0, experts = 0, vocab = 0;
     const struct cli_opt opts[] = {
-        {"--shape", CLI_STR, &name, "NAME", "emo-1b14b or emo-nano (required)", 0, 0},
+        {"--shape", CLI_STR, &name, "NAME",
+         "emo-1b14b, emo-nano, or a tiny one for tests, such as tiny-olmoe (required)", 0, 0},
         {"-o|--output", CLI_STR, &out, "FILE",
          "GGUF file to write; replaced when it exists (default: SHAPE-TYPE.gguf here)", 0, 0},
         {"--type", CLI_STR, &f.type, "TYPE",

@@ -40,7 +40,9 @@ static enum vkmoe_status judge(struct carve *c)
     any_k.config.n_experts_used = 1;
     TRY(xp_subset_check(p->subset, &any_k, p->subset_name, err));
     c->r->least = UINT32_MAX;
-    for (uint32_t l = 0; l < c->m->config.n_layers; l++) {
+    if (!c->m->config.n_experts)
+        FAIL(VKMOE_ERR_ARGUMENT, "%s: a model without experts", p->model);
+    for (uint32_t l = c->m->config.n_dense_layers; l < c->m->config.n_layers; l++) {
         uint32_t n = xp_subset_count(p->subset, l);
 
         c->r->least = n < c->r->least ? n : c->r->least;
@@ -62,14 +64,28 @@ done:
 /* ---- keys
  * ------------------------------------------------------------------------------------------------------ */
 
-/* Keys that number experts or say where the file comes from. */
-static bool is_replaced(const char *key)
+/* A key of the model's architecture. */
+static const char *own_key(const struct carve *c, char dst[96], const char *key)
 {
-    static const char *const names[] = {
-        "deepseek.expert_count",   "deepseek.expert_used_count",   "vkmoe.version",
-        "vkmoe.expert_ids",        "vkmoe.expert_count_per_layer", "vkmoe.source.expert_count",
-        "vkmoe.source.sha256",     "vkmoe.parent.sha256",          "vkmoe.subset.method",
-        "vkmoe.subset.calibration"};
+    snprintf(dst, 96, "%s.%s", c->m->config.arch, key);
+    return dst;
+}
+
+/* Keys that number experts or say where the file comes from. */
+static bool is_replaced(const struct carve *c, const char *key)
+{
+    char count[96], used[96];
+    const char *const names[] = {own_key(c, count, "expert_count"),
+                                 own_key(c, used, "expert_used_count"),
+                                 "general.alignment",
+                                 "vkmoe.version",
+                                 "vkmoe.expert_ids",
+                                 "vkmoe.expert_count_per_layer",
+                                 "vkmoe.source.expert_count",
+                                 "vkmoe.source.sha256",
+                                 "vkmoe.parent.sha256",
+                                 "vkmoe.subset.method",
+                                 "vkmoe.subset.calibration"};
 
     for (size_t i = 0; i < COR_COUNT(names); i++)
         if (!strcmp(key, names[i]))
@@ -127,6 +143,7 @@ static enum vkmoe_status put_keys(struct carve *c)
     const struct mdl_gguf *g = c->m->gguf;
     uint32_t n_layers = c->m->config.n_layers, total = 0;
     uint32_t *counts = cor_array(n_layers, sizeof(*counts));
+    char key[96];
     struct vkmoe_err *err = c->err;
     enum vkmoe_status st = VKMOE_OK;
 
@@ -135,10 +152,10 @@ static enum vkmoe_status put_keys(struct carve *c)
     for (uint32_t l = 0; l < n_layers; l++)
         total += counts[l] = xp_subset_count(c->p->subset, l);
     for (uint64_t i = 0; i < g->n_kv; i++)
-        if (!is_replaced(g->kv[i].key))
+        if (!is_replaced(c, g->kv[i].key))
             TRY(mdl_gguf_put_kv(c->w, &g->kv[i], err));
-    TRY(mdl_gguf_put_u32(c->w, "deepseek.expert_count", c->r->most, err));
-    TRY(mdl_gguf_put_u32(c->w, "deepseek.expert_used_count", c->r->n_used, err));
+    TRY(mdl_gguf_put_u32(c->w, own_key(c, key, "expert_count"), c->r->most, err));
+    TRY(mdl_gguf_put_u32(c->w, own_key(c, key, "expert_used_count"), c->r->n_used, err));
     TRY(put_text(c, "vkmoe.version", vkmoe_version()));
     TRY(put_ids(c, c->r->least == c->r->most ? NULL : counts, total));
     TRY(mdl_gguf_put_u32(c->w, "vkmoe.source.expert_count", c->ids.n_source, err));
@@ -212,7 +229,7 @@ static enum vkmoe_status put_tensors(struct carve *c)
 
         memcpy(dims, t->dims, sizeof(dims));
         if (xp_part_of(c->m, t, &layer, &part)) {
-            dims[part == XP_GATE_INP ? 1 : 2] = xp_subset_count(c->p->subset, layer);
+            dims[xp_part_dim(part)] = xp_subset_count(c->p->subset, layer);
             bytes = xp_part_bytes(c->m, layer, part) * xp_subset_count(c->p->subset, layer);
         }
         TRY(mdl_gguf_put_tensor(c->w, t->name, t->type, t->n_dims, dims, c->err));
@@ -286,7 +303,7 @@ static cJSON *layer_list(const struct carve *c, uint32_t layer)
     for (uint32_t e = 0; good && e < mdl_expert_count(c->m, layer); e++)
         if (keeps(c, layer, e))
             good = cJSON_AddItemToArray(list, cJSON_CreateNumber(xp_ids_original(&c->ids, layer, e)));
-    for (uint32_t e = 0; good && e < c->m->config.n_shared; e++)
+    for (uint32_t e = 0; good && !mdl_is_dense(&c->m->config, layer) && e < c->m->config.n_shared; e++)
         good = cJSON_AddItemToArray(list, cJSON_CreateNumber(c->ids.n_source + e));
     if (good)
         return list;

@@ -88,9 +88,9 @@ static enum vkmoe_status compare_layer(struct compare *c, uint32_t layer)
         if (other == XP_ABSENT)
             continue;
         at->weights = at->row = XP_SAME;
-        for (int p = XP_GATE; p <= XP_DOWN; p++)
-            TRY(part_differs(c, layer, p, e, other, &at->weights));
-        TRY(part_differs(c, layer, XP_GATE_INP, e, other, &at->row));
+        for (int p = 0; p < XP_PARTS; p++)
+            if (xp_part(c->a, layer, p))
+                TRY(part_differs(c, layer, p, e, other, p < XP_OWN_PARTS ? &at->weights : &at->row));
     }
     for (uint32_t e = 0; e < n_b; e++) {
         uint32_t original = xp_ids_original(&c->b_ids, layer, e);

@@ -92,14 +92,23 @@ uint32_t xp_ids_find(const struct xp_ids *ids, uint32_t layer, uint32_t original
 const struct mdl_tensor *xp_part(const struct mdl_model *m, uint32_t layer, int part)
 {
     const struct mdl_layer *l = &m->layers[layer];
-    const struct mdl_tensor *const parts[XP_PARTS] = {l->gate_exps, l->up_exps, l->down_exps, l->gate_inp};
+    const struct mdl_tensor *const parts[XP_PARTS] = {l->gate_exps, l->up_exps,    l->down_exps,
+                                                      l->gate_bias, l->up_bias,    l->down_bias,
+                                                      l->gate_inp,  l->router_bias};
 
     return parts[part];
 }
 
+uint32_t xp_part_dim(int part)
+{
+    return part <= XP_DOWN ? 2 : part == XP_ROUTER_BIAS ? 0 : 1;
+}
+
 uint64_t xp_part_bytes(const struct mdl_model *m, uint32_t layer, int part)
 {
-    return xp_part(m, layer, part)->bytes / mdl_expert_count(m, layer);
+    const struct mdl_tensor *t = xp_part(m, layer, part);
+
+    return t ? t->bytes / mdl_expert_count(m, layer) : 0;
 }
 
 bool xp_part_of(const struct mdl_model *m, const struct mdl_tensor *t, uint32_t *layer, int *part)
@@ -121,9 +130,11 @@ enum vkmoe_status xp_expert_digest(const struct mdl_model *m, uint32_t layer, ui
     struct cor_sha256 h;
 
     cor_sha256_begin(&h);
-    for (int p = XP_GATE; p <= XP_DOWN; p++) {
+    for (int p = 0; p < XP_OWN_PARTS; p++) {
         uint64_t n = xp_part_bytes(m, layer, p);
 
+        if (!n)
+            continue;
         TRY(mdl_gguf_read(m->gguf, xp_part(m, layer, p), n * expert, buf, (size_t)n, err));
         cor_sha256_add(&h, buf, (size_t)n);
     }
@@ -136,7 +147,7 @@ uint64_t xp_expert_bytes(const struct mdl_model *m, uint32_t layer)
 {
     uint64_t n = 0;
 
-    for (int p = XP_GATE; p <= XP_DOWN; p++)
+    for (int p = 0; p < XP_OWN_PARTS; p++)
         n += xp_part_bytes(m, layer, p);
     return n;
 }

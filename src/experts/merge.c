@@ -143,7 +143,7 @@ static enum vkmoe_status put_experts(struct merge *m, const struct mdl_tensor *t
         bool there = place != XP_ABSENT, differs = false;
 
         TRY(copy(m, t, each * e, there ? from : NULL, there ? each * place : 0, each, true, &differs));
-        if (differs && part == XP_GATE_INP)
+        if (differs && part >= XP_OWN_PARTS)
             m->r->n_rows_changed++;
         else if (differs)
             m->changed[m->from_ids.first[layer] + place] = true;

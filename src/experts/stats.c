@@ -38,7 +38,7 @@ enum vkmoe_status xp_stats_init(struct xp_stats *s, const struct mdl_model *m, e
                                 struct vkmoe_err *err)
 {
     const struct mdl_config *c = &m->config;
-    const struct mdl_tensor *experts = m->layers[0].gate_exps;
+    const struct mdl_tensor *experts = mdl_main_matrix(m);
     enum vkmoe_status st = VKMOE_OK;
 
     *s = (struct xp_stats){.n_layers = c->n_layers,

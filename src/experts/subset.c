@@ -69,9 +69,11 @@ uint32_t xp_subset_count(const struct xp_subset *s, uint32_t layer)
 
 uint32_t xp_subset_equal_count(const struct xp_subset *s)
 {
-    uint32_t n = s->n_layers ? xp_subset_count(s, 0) : 0;
+    uint32_t first = 0, n = 0;
 
-    for (uint32_t l = 1; l < s->n_layers; l++)
+    for (; first < s->n_layers && !n; first++) /* leading ones without any are dense */
+        n = xp_subset_count(s, first);
+    for (uint32_t l = first; l < s->n_layers; l++)
         if (xp_subset_count(s, l) != n)
             return 0;
     return n;
@@ -124,7 +126,7 @@ enum vkmoe_status xp_subset_check(const struct xp_subset *s, const struct mdl_mo
 /* ---- writing
  * ------------------------------------------------------------------------------------------------ */
 
-/* Ascending routed ids, then the shared ones, which stand behind all routed ones. */
+/* Ascending routed ids, then the shared ones, which stand behind all routed ones; none in a dense layer. */
 static cJSON *layer_ids(const struct xp_subset *s, uint32_t layer)
 {
     int ids[2 * XP_SUBSET_EXPERTS], n = 0;
@@ -132,7 +134,7 @@ static cJSON *layer_ids(const struct xp_subset *s, uint32_t layer)
     for (uint32_t e = 0; e < s->n_routed; e++)
         if (xp_subset_has(s, layer, e))
             ids[n++] = (int)e;
-    for (uint32_t e = 0; e < s->n_shared; e++)
+    for (uint32_t e = 0; n && e < s->n_shared; e++)
         ids[n++] = (int)(s->n_routed + e);
     return cJSON_CreateIntArray(ids, n);
 }
@@ -278,6 +280,8 @@ static enum vkmoe_status metadata_head(struct head *h, const cJSON *o, struct vk
              "%s: without a shared expert it does not tell how many experts the original had", h->path);
     n = cJSON_GetArraySize(h->layers);
     first = h->layers->child;
+    while (first && cJSON_IsArray(first) && !first->child && first->next) /* dense layers */
+        first = first->next;
     if (n < 1 || n > (int)XP_SUBSET_LAYERS)
         FAIL(VKMOE_ERR_FORMAT, "%s: `experts_kept_per_layer` has %d lists, not 1 to %u", h->path, n,
              XP_SUBSET_LAYERS);
@@ -295,6 +299,15 @@ done:
     return st;
 }
 
+/* Does no layer before it have an expert? */
+static bool is_leading(const struct xp_subset *s, uint32_t layer)
+{
+    for (uint32_t l = 0; l < layer; l++)
+        if (xp_subset_count(s, l))
+            return false;
+    return layer + 1 < s->n_layers;
+}
+
 static enum vkmoe_status read_layer(struct xp_subset *s, const struct head *h, uint32_t layer,
                                     const cJSON *list, struct vkmoe_err *err)
 {
@@ -305,6 +318,8 @@ static enum vkmoe_status read_layer(struct xp_subset *s, const struct head *h, u
     if (!cJSON_IsArray(list))
         FAIL(VKMOE_ERR_FORMAT, "%s: layer %" PRIu32 " of `experts_kept_per_layer` is not a list", h->path,
              layer);
+    if (!list->child && is_leading(s, layer)) /* a dense one, which xp_subset_check looks at */
+        return VKMOE_OK;
     for (const cJSON *item = list->child; item; item = item->next, n++) {
         if (!mdl_json_u64(item, total - 1, &id))
             FAIL(VKMOE_ERR_FORMAT, "%s: layer %" PRIu32 ": entry %" PRIu32 " is not an id below %" PRIu32,
@@ -411,20 +426,37 @@ static enum vkmoe_status find_u32s(const struct mdl_gguf *g, const char *key, co
 struct carved {
     const char *path;
     const struct mdl_kv *ids, *counts; /* counts NULL: n_experts in each layer */
-    uint32_t n_layers, n_experts, n_shared, n_source;
+    uint32_t n_layers, n_dense, n_experts, n_shared, n_source;
 };
+
+static const char *arch_key(char dst[96], const char *arch, const char *key)
+{
+    snprintf(dst, 96, "%s.%s", arch, key);
+    return dst;
+}
 
 static enum vkmoe_status carved_head(struct carved *c, const struct mdl_gguf *g, struct vkmoe_err *err)
 {
+    char arch[32] = "deepseek", key[96];
+    struct mdl_str name;
+    uint32_t ff = 0;
     enum vkmoe_status st = VKMOE_OK;
 
     TRY(find_u32s(g, "vkmoe.expert_ids", &c->ids, err));
     TRY(find_u32s(g, "vkmoe.expert_count_per_layer", &c->counts, err));
     if (!c->ids)
         FAIL(VKMOE_ERR_FORMAT, "%s: not a carved model: key vkmoe.expert_ids is missing", c->path);
-    TRY(mdl_gguf_u32(g, "deepseek.block_count", &c->n_layers, err));
-    TRY(mdl_gguf_u32(g, "deepseek.expert_count", &c->n_experts, err));
-    TRY(mdl_gguf_u32(g, "deepseek.expert_shared_count", &c->n_shared, err));
+    if (mdl_gguf_str(g, "general.architecture", &name, NULL) == VKMOE_OK && name.n < sizeof(arch))
+        snprintf(arch, sizeof(arch), "%.*s", (int)name.n, name.p);
+    TRY(mdl_gguf_u32(g, arch_key(key, arch, "block_count"), &c->n_layers, err));
+    TRY(mdl_gguf_u32(g, arch_key(key, arch, "expert_count"), &c->n_experts, err));
+    if (!strcmp(arch, "deepseek"))
+        TRY(mdl_gguf_u32(g, arch_key(key, arch, "expert_shared_count"), &c->n_shared, err));
+    else if (mdl_gguf_find(g, arch_key(key, arch, "expert_shared_feed_forward_length")))
+        TRY(mdl_gguf_u32(g, key, &ff, err));
+    c->n_shared += ff > 0;
+    if (mdl_gguf_find(g, arch_key(key, arch, "leading_dense_block_count")))
+        TRY(mdl_gguf_u32(g, key, &c->n_dense, err));
     TRY(mdl_gguf_u32(g, "vkmoe.source.expert_count", &c->n_source, err));
     if (!c->n_layers || c->n_layers > XP_SUBSET_LAYERS || !c->n_source || c->n_source > XP_SUBSET_EXPERTS ||
         c->n_shared > XP_SUBSET_EXPERTS)
@@ -444,9 +476,9 @@ static enum vkmoe_status carved_layers(struct xp_subset *s, const struct carved 
     uint64_t at = 0;
 
     for (uint32_t l = 0; l < c->n_layers; l++) {
-        uint32_t n = c->counts ? array_u32(c->counts, l) : c->n_experts;
+        uint32_t n = c->counts ? array_u32(c->counts, l) : l < c->n_dense ? 0 : c->n_experts;
 
-        if (!n || n > c->n_source || n > c->ids->count - at)
+        if (!n != (l < c->n_dense) || n > c->n_source || n > c->ids->count - at)
             FAIL(VKMOE_ERR_FORMAT,
                  "%s: layer %" PRIu32 ": %" PRIu32 " experts of %" PRIu32
                  ", and vkmoe.expert_ids has %" PRIu64 " more",

@@ -55,10 +55,10 @@
     X(matmul, push_mat, 4, 0, GPU_FMT_MAT, GPU_NEED_NONE)                                                    \
     X(matmul_ln, push_mat, 4, 0, GPU_FMT_NONE, GPU_NEED_LANES)                                               \
     X(rope_kv, push_none, 6, 0, GPU_FMT_NONE, GPU_NEED_NONE)                                                 \
-    X(attn_one, push_none, 7, 0, GPU_FMT_NONE, GPU_NEED_NONE)                                                \
-    X(attn_one_sg, push_none, 7, 0, GPU_FMT_NONE, GPU_NEED_SUBGROUP)                                         \
-    X(attn_many, push_none, 5, 0, GPU_FMT_NONE, GPU_NEED_NONE)                                               \
-    X(attn_many_ln, push_none, 5, 0, GPU_FMT_NONE, GPU_NEED_LANES)                                           \
+    X(attn_one, push_none, 8, 0, GPU_FMT_NONE, GPU_NEED_NONE)                                                \
+    X(attn_one_sg, push_none, 8, 0, GPU_FMT_NONE, GPU_NEED_SUBGROUP)                                         \
+    X(attn_many, push_none, 6, 0, GPU_FMT_NONE, GPU_NEED_NONE)                                               \
+    X(attn_many_ln, push_none, 6, 0, GPU_FMT_NONE, GPU_NEED_LANES)                                           \
     X(router, push_layer, 3, 0, GPU_FMT_NONE, GPU_NEED_NONE)                                                 \
     X(router_one, push_router, 8, 0, GPU_FMT_NONE, GPU_NEED_NONE)                                            \
     X(router_one_sg, push_router, 8, 0, GPU_FMT_NONE, GPU_NEED_SUBGROUP)                                     \
@@ -96,6 +96,9 @@
     X(expert_down_few_arr, push_expert, 4, 1, GPU_FMT_DOWN, GPU_NEED_ARRAY)                                  \
     X(expert_down_few_sg_arr, push_expert, 4, 1, GPU_FMT_DOWN, GPU_NEED_SUBGROUP | GPU_NEED_ARRAY)           \
     X(swiglu, push_none, 2, 0, GPU_FMT_NONE, GPU_NEED_NONE)                                                  \
+    X(shared_gate, push_none, 3, 0, GPU_FMT_NONE, GPU_NEED_NONE)                                             \
+    X(scale_add, push_none, 2, 0, GPU_FMT_NONE, GPU_NEED_NONE)                                               \
+    X(qk_norm, push_none, 2, 0, GPU_FMT_NONE, GPU_NEED_NONE)                                                 \
     X(combine, push_none, 4, 0, GPU_FMT_NONE, GPU_NEED_NONE)                                                 \
     X(copy_rows, push_rows, 3, 0, GPU_FMT_NONE, GPU_NEED_NONE)                                               \
     X(expert_sums, push_rows, 5, 0, GPU_FMT_NONE, GPU_NEED_NONE)                                             \

@@ -5,9 +5,10 @@
 
 #include "model/model.h"
 
-/* Reads and checks every key that fixes shapes or mathematics; a missing one is an error, never a default.
- * Optional: head sizes (dim / heads), rope.dimension_count (the whole head), head_count_kv (head_count),
- * expert_weights_norm (false), vocab_size (0: the caller takes the embedding's rows). */
+/* Reads and checks every key that fixes shapes or mathematics. What an architecture computes beyond them is a
+ * table in config.c; where a key is absent llama.cpp's default for that architecture holds, and deepseek's
+ * keys about experts have none. vocab_size is 0 where it is not stated: the caller takes the embedding's
+ * rows. */
 enum vkmoe_status mdl_config_read(struct mdl_config *c, const struct mdl_gguf *g, struct vkmoe_err *err);
 
 #endif

@@ -17,42 +17,134 @@ done:
     return st;
 }
 
+struct keys {
+    struct mdl_gguf_writer *w;
+    const char *arch;
+    struct vkmoe_err *err;
+};
+
+static const char *full(const struct keys *k, char dst[96], const char *key)
+{
+    snprintf(dst, 96, "%s.%s", k->arch, key);
+    return dst;
+}
+
+static enum vkmoe_status put_u32(const struct keys *k, const char *key, uint32_t value)
+{
+    char name[96];
+
+    return mdl_gguf_put_u32(k->w, full(k, name, key), value, k->err);
+}
+
+static enum vkmoe_status put_f32(const struct keys *k, const char *key, float value)
+{
+    char name[96];
+
+    return mdl_gguf_put_f32(k->w, full(k, name, key), value, k->err);
+}
+
+/* Keys whose absence means no. */
+static enum vkmoe_status put_f32_unless_0(const struct keys *k, const char *key, float value)
+{
+    return value != 0 ? put_f32(k, key, value) : VKMOE_OK;
+}
+
+static enum vkmoe_status put_u32_unless_0(const struct keys *k, const char *key, uint32_t value)
+{
+    return value ? put_u32(k, key, value) : VKMOE_OK;
+}
+
+static enum vkmoe_status put_scaling(const struct keys *k, const struct mdl_rope_scaling *s)
+{
+    const char *type = s->yarn ? "yarn" : "linear";
+    enum vkmoe_status st;
+    char name[96];
+
+    TRY(mdl_gguf_put_str(k->w, full(k, name, "rope.scaling.type"), type, strlen(type), k->err));
+    TRY(put_f32(k, "rope.scaling.factor", s->factor));
+    TRY(put_u32_unless_0(k, "rope.scaling.original_context_length", s->n_ctx_orig));
+    TRY(put_f32_unless_0(k, "rope.scaling.attn_factor", s->attn_factor));
+done:
+    return st;
+}
+
+/* What deepseek's files do not state. */
+static enum vkmoe_status put_more(const struct keys *k, const struct mdl_config *c)
+{
+    enum vkmoe_status st;
+
+    TRY(put_u32_unless_0(k, "expert_shared_feed_forward_length", c->ff_shared));
+    TRY(put_u32_unless_0(k, "attention.sliding_window", c->window));
+    TRY(put_f32_unless_0(k, "attention.scale", c->attn_scale));
+    TRY(put_f32_unless_0(k, "embedding_scale", c->embed_scale));
+    TRY(put_f32_unless_0(k, "residual_scale", c->residual_scale));
+    TRY(put_f32_unless_0(k, "logit_scale", c->logit_scale));
+    if (c->rope_scaling.factor > 0)
+        TRY(put_scaling(k, &c->rope_scaling));
+done:
+    return st;
+}
+
+/* Its shared experts are counted and its experts' weights scaled: keys that the other architectures' files
+ * do not have. */
+static bool counts_shared(const struct keys *k)
+{
+    return !strcmp(k->arch, "deepseek");
+}
+
+static enum vkmoe_status put_experts(const struct keys *k, const struct mdl_config *c)
+{
+    enum vkmoe_status st;
+
+    TRY(put_u32(k, "expert_count", c->n_experts));
+    TRY(put_u32(k, "expert_used_count", c->n_experts_used));
+    if (counts_shared(k))
+        TRY(put_u32(k, "expert_shared_count", c->n_shared));
+    TRY(put_u32(k, "expert_feed_forward_length", c->ff_expert));
+    if (counts_shared(k))
+        TRY(put_u32(k, "leading_dense_block_count", c->n_dense_layers));
+done:
+    return st;
+}
+
 enum vkmoe_status mdl_put_config(struct mdl_gguf_writer *w, const char *name, const struct mdl_config *c,
                                  uint32_t file_type, struct vkmoe_err *err)
 {
     enum vkmoe_status st;
+    const struct keys k = {w, c->arch[0] ? c->arch : "deepseek", err};
     const struct {
         const char *key;
         uint32_t value;
     } numbers[] = {
-        {"deepseek.block_count", c->n_layers},
-        {"deepseek.context_length", c->n_ctx_train},
-        {"deepseek.embedding_length", c->dim},
-        /* of dense layers, of which there are none; readers want the key */
-        {"deepseek.feed_forward_length", c->ff_expert},
-        {"deepseek.vocab_size", c->vocab_size},
-        {"deepseek.attention.head_count", c->n_heads},
-        {"deepseek.attention.head_count_kv", c->n_kv_heads},
-        {"deepseek.attention.key_length", c->head_dim},
-        {"deepseek.attention.value_length", c->head_dim},
-        {"deepseek.rope.dimension_count", c->n_rot},
-        {"deepseek.expert_count", c->n_experts},
-        {"deepseek.expert_used_count", c->n_experts_used},
-        {"deepseek.expert_shared_count", c->n_shared},
-        {"deepseek.expert_feed_forward_length", c->ff_expert},
-        {"deepseek.leading_dense_block_count", c->n_dense_layers},
+        {"block_count", c->n_layers},
+        {"context_length", c->n_ctx_train},
+        {"embedding_length", c->dim},
+        /* without dense layers readers want the key all the same */
+        {"feed_forward_length", c->ff_dense ? c->ff_dense : c->ff_expert},
+        {"vocab_size", c->vocab_size},
+        {"attention.head_count", c->n_heads},
+        {"attention.head_count_kv", c->n_kv_heads},
+        {"attention.key_length", c->head_dim},
+        {"attention.value_length", c->head_dim},
+        {"rope.dimension_count", c->n_rot},
     };
+    char key[96];
 
-    TRY(mdl_gguf_put_str(w, "general.architecture", "deepseek", 8, err));
+    TRY(mdl_gguf_put_str(w, "general.architecture", k.arch, strlen(k.arch), err));
     TRY(mdl_gguf_put_str(w, "general.type", "model", 5, err));
     TRY(mdl_gguf_put_str(w, "general.name", name, strlen(name), err));
     TRY(mdl_put_type_keys(w, file_type, err));
     for (size_t i = 0; i < COR_COUNT(numbers); i++)
-        TRY(mdl_gguf_put_u32(w, numbers[i].key, numbers[i].value, err));
-    TRY(mdl_gguf_put_f32(w, "deepseek.attention.layer_norm_rms_epsilon", c->rms_eps, err));
-    TRY(mdl_gguf_put_f32(w, "deepseek.rope.freq_base", c->rope_theta, err));
-    TRY(mdl_gguf_put_f32(w, "deepseek.expert_weights_scale", c->expert_scale, err));
-    TRY(mdl_gguf_put_bool(w, "deepseek.expert_weights_norm", c->norm_topk, err));
+        TRY(put_u32(&k, numbers[i].key, numbers[i].value));
+    if (c->n_experts)
+        TRY(put_experts(&k, c));
+    TRY(put_f32(&k, "attention.layer_norm_rms_epsilon", c->rms_eps));
+    TRY(put_f32(&k, "rope.freq_base", c->rope_theta));
+    if (counts_shared(&k)) {
+        TRY(put_f32(&k, "expert_weights_scale", c->expert_scale));
+        TRY(mdl_gguf_put_bool(w, full(&k, key, "expert_weights_norm"), c->norm_topk, err));
+    }
+    TRY(put_more(&k, c));
 done:
     return st;
 }

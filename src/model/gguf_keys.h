@@ -7,7 +7,7 @@
 
 /* general.file_type and general.quantization_version of a file whose matrices are of that type. */
 enum vkmoe_status mdl_put_type_keys(struct mdl_gguf_writer *w, uint32_t file_type, struct vkmoe_err *err);
-/* general.* and deepseek.*: every value of c. */
+/* general.* and the architecture's keys (c->arch, "": deepseek): every value of c that it states. */
 enum vkmoe_status mdl_put_config(struct mdl_gguf_writer *w, const char *name, const struct mdl_config *c,
                                  uint32_t file_type, struct vkmoe_err *err);
 /* tokenizer.ggml.*. Ids without a string get a unique one that marks them, as other readers refuse repeated

@@ -1,6 +1,7 @@
 #include "model/ref.h"
 
 #include "core/alloc.h"
+#include "model/rope.h"
 
 #include <assert.h>
 #include <inttypes.h>
@@ -10,13 +11,15 @@
 #define MAX_WEIGHTS (UINT64_C(1) << 30)
 #define CHUNK       (1u << 20) /* bytes read from the file at a time, at least one row */
 
-struct weights { /* of one layer; matrices are (rows, columns) with rows contiguous */
+struct weights { /* of one layer; matrices are (rows, columns) with rows contiguous; NULL: there is none */
     float *attn_norm, *q, *k, *v, *o, *ffn_norm;
-    uint32_t n_experts;      /* of this layer */
-    float *router;           /* (n_experts, dim) */
-    float *gate, *up, *down; /* (n_experts, ff, dim) twice, (n_experts, dim, ff) */
-    float *gate_sh, *up_sh,
-        *down_sh; /* (n_shared * ff, dim) twice, (dim, n_shared * ff); NULL without shared experts */
+    uint32_t n_experts;               /* of this layer */
+    float *router;                    /* (n_experts, dim) */
+    float *gate, *up, *down;          /* (n_experts, ff, dim) twice, (n_experts, dim, ff) */
+    float *gate_sh, *up_sh, *down_sh; /* shared expert or dense FFN: (width, dim) twice, (dim, width) */
+    float *q_norm, *k_norm, *q_bias, *k_bias, *v_bias, *o_bias, *sinks, *router_bias;
+    float *gate_bias, *up_bias, *down_bias; /* (n_experts, ff) twice, (n_experts, dim) */
+    float *shared_gate;                     /* (dim) */
 };
 
 struct mdl_ref {
@@ -36,8 +39,10 @@ struct mdl_ref {
     float *probs;         /* (n_experts) */
     double *scores;       /* (n_ctx) */
     double *acc;          /* (dim) */
-    double *rope;         /* (n_rot / 2, 2): cosine and sine */
-    float *logits;        /* (vocab_size) */
+    double *freq;         /* (n_rot / 2): turns of RoPE */
+    double rope_scale;
+    double *rope;  /* (n_rot / 2, 2): cosine and sine */
+    float *logits; /* (vocab_size) */
     struct mdl_ref_watch watch;
 };
 
@@ -79,6 +84,19 @@ static void rms_norm(float *y, const float *x, const float *w, uint32_t n, float
         y[i] = (float)(x[i] * scale * w[i]);
 }
 
+/* y += b; b may be NULL. */
+static void add_bias(float *y, const float *b, uint32_t n)
+{
+    for (uint32_t i = 0; b && i < n; i++)
+        y[i] += b[i];
+}
+
+static void scale_by(float *y, float factor, uint32_t n)
+{
+    for (uint32_t i = 0; factor > 0 && i < n; i++)
+        y[i] *= factor;
+}
+
 static void round_cached(enum mdl_type to, float *x, uint32_t n)
 {
     uint8_t block[34];
@@ -94,15 +112,25 @@ static void round_cached(enum mdl_type to, float *x, uint32_t n)
 /* ---- attention
  * ----------------------------------------------------------------------------------------------------- */
 
-/* Pair i turns by position * theta^(-2i / n_rot). */
 static void rope_angles(struct mdl_ref *r, uint32_t position)
 {
     for (uint32_t i = 0; i < r->c.n_rot / 2; i++) {
-        double angle = position * pow((double)r->c.rope_theta, -2.0 * i / r->c.n_rot);
+        double angle = position * r->freq[i];
 
-        r->rope[2 * i] = cos(angle);
-        r->rope[2 * i + 1] = sin(angle);
+        r->rope[2 * i] = cos(angle) * r->rope_scale;
+        r->rope[2 * i + 1] = sin(angle) * r->rope_scale;
     }
+}
+
+/* Queries or keys, before they are rotated: each head, or all of them as one row. */
+static void norm_heads(const struct mdl_ref *r, float *x, const float *w, uint32_t n_heads)
+{
+    const struct mdl_config *c = &r->c;
+    bool rows = c->qk_norm == MDL_QK_NORM_ROW;
+    uint32_t n = rows ? n_heads * c->head_dim : c->head_dim;
+
+    for (uint32_t i = 0; w && i < (rows ? 1 : n_heads); i++)
+        rms_norm(x + (size_t)i * n, x + (size_t)i * n, w, n, c->rms_eps);
 }
 
 static void rotate(const struct mdl_ref *r, float *x, uint32_t n_heads)
@@ -120,24 +148,27 @@ static void rotate(const struct mdl_ref *r, float *x, uint32_t n_heads)
         }
 }
 
-/* One head over positions 0 .. n-1; keys and values are this head's columns in rows of kv_dim. */
+/* One head over positions first .. n-1; keys and values are this head's columns in rows of kv_dim. sink: a
+ * score whose value is 0; NULL: none. */
 static void attend(struct mdl_ref *r, float *out, const float *q, const float *keys, const float *values,
-                   uint32_t n)
+                   uint32_t first, uint32_t n, const float *sink)
 {
     uint32_t d = r->c.head_dim, stride = r->c.n_kv_heads * d;
-    double top = -HUGE_VAL, sum = 0, scale = 1 / sqrt((double)d);
+    double scale = r->c.attn_scale > 0 ? (double)r->c.attn_scale : 1 / sqrt((double)d);
+    double top = sink ? (double)*sink : -HUGE_VAL, sum;
 
-    for (uint32_t t = 0; t < n; t++) {
+    for (uint32_t t = first; t < n; t++) {
         r->scores[t] = dot(q, keys + (size_t)t * stride, d) * scale;
         top = r->scores[t] > top ? r->scores[t] : top;
     }
-    for (uint32_t t = 0; t < n; t++)
+    sum = sink ? exp(*sink - top) : 0;
+    for (uint32_t t = first; t < n; t++)
         sum += r->scores[t] = exp(r->scores[t] - top);
     for (uint32_t i = 0; i < d; i += 2) { /* head_dim is even */
-        const float *v = values + i;
+        const float *v = values + (size_t)first * stride + i;
         double a = 0, b = 0;
 
-        for (uint32_t t = 0; t < n; t++, v += stride) {
+        for (uint32_t t = first; t < n; t++, v += stride) {
             a += r->scores[t] * (double)v[0];
             b += r->scores[t] * (double)v[1];
         }
@@ -146,31 +177,46 @@ static void attend(struct mdl_ref *r, float *out, const float *q, const float *k
     }
 }
 
-static void attention(struct mdl_ref *r, uint32_t layer)
+/* The token's query, key and value; the latter two into the cache. */
+static void project(struct mdl_ref *r, const struct weights *w, float *k, float *v)
 {
     const struct mdl_config *c = &r->c;
-    const struct weights *w = &r->layers[layer];
-    uint32_t d = c->head_dim, q_dim = c->n_heads * d, kv_dim = c->n_kv_heads * d,
-             group = c->n_heads / c->n_kv_heads;
-    float *keys = r->keys + (size_t)layer * r->p.n_ctx * kv_dim;
-    float *values = r->values + (size_t)layer * r->p.n_ctx * kv_dim;
-    float *k = keys + (size_t)r->n_past * kv_dim, *v = values + (size_t)r->n_past * kv_dim;
+    uint32_t q_dim = c->n_heads * c->head_dim, kv_dim = c->n_kv_heads * c->head_dim;
 
     rms_norm(r->h, r->x, w->attn_norm, c->dim, c->rms_eps);
     matvec(r->q, w->q, r->h, q_dim, c->dim);
     matvec(k, w->k, r->h, kv_dim, c->dim);
     matvec(v, w->v, r->h, kv_dim, c->dim);
+    add_bias(r->q, w->q_bias, q_dim);
+    add_bias(k, w->k_bias, kv_dim);
+    add_bias(v, w->v_bias, kv_dim);
+    norm_heads(r, r->q, w->q_norm, c->n_heads);
+    norm_heads(r, k, w->k_norm, c->n_kv_heads);
     rotate(r, r->q, c->n_heads);
     rotate(r, k, c->n_kv_heads);
     round_cached(r->p.kv, k, kv_dim);
     round_cached(r->p.kv, v, kv_dim);
+}
+
+static void attention(struct mdl_ref *r, uint32_t layer)
+{
+    const struct mdl_config *c = &r->c;
+    const struct weights *w = &r->layers[layer];
+    uint32_t d = c->head_dim, q_dim = c->n_heads * d, kv_dim = c->n_kv_heads * d,
+             group = c->n_heads / c->n_kv_heads, window = mdl_window(c, layer), n = r->n_past + 1;
+    float *keys = r->keys + (size_t)layer * r->p.n_ctx * kv_dim;
+    float *values = r->values + (size_t)layer * r->p.n_ctx * kv_dim;
+
+    project(r, w, keys + (size_t)r->n_past * kv_dim, values + (size_t)r->n_past * kv_dim);
     for (uint32_t head = 0; head < c->n_heads; head++) {
         size_t column = (size_t)(head / group) * d;
 
         attend(r, r->att + (size_t)head * d, r->q + (size_t)head * d, keys + column, values + column,
-               r->n_past + 1);
+               window && n > window ? n - window : 0, n, w->sinks ? &w->sinks[head] : NULL);
     }
     matvec(r->h, w->o, r->att, c->dim, q_dim);
+    add_bias(r->h, w->o_bias, c->dim);
+    scale_by(r->h, c->residual_scale, c->dim);
     for (uint32_t i = 0; i < c->dim; i++)
         r->x[i] += r->h[i];
 }
@@ -196,6 +242,7 @@ static void router_probs(struct mdl_ref *r, uint32_t layer)
     double sum = 0;
 
     matvec(p, r->layers[layer].router, r->h, r->layers[layer].n_experts, r->c.dim);
+    add_bias(p, r->layers[layer].router_bias, r->layers[layer].n_experts);
     if (r->watch.logits)
         memcpy(r->watch.logits + (size_t)layer * n, p, r->layers[layer].n_experts * sizeof(*p));
     for (uint32_t e = 0; e < n; e++)
@@ -250,17 +297,65 @@ static void route(struct mdl_ref *r, uint32_t layer, struct mdl_ref_route *out)
     }
 }
 
-/* y = down (silu(gate h) * (up h)) */
-static void expert(struct mdl_ref *r, const float *gate, const float *up, const float *down, uint32_t ff)
-{
-    matvec(r->act_g, gate, r->h, ff, r->c.dim);
-    matvec(r->act_u, up, r->h, ff, r->c.dim);
-    for (uint32_t i = 0; i < ff; i++) {
-        double g = r->act_g[i];
+/* One feed-forward network; biases may be NULL. */
+struct ffn {
+    const float *gate, *up, *down, *gate_bias, *up_bias, *down_bias;
+    uint32_t width;
+    enum mdl_act act;
+};
 
-        r->act_g[i] = (float)(g / (1 + exp(-g)) * r->act_u[i]);
-    }
-    matvec(r->y, down, r->act_g, r->c.dim, ff);
+static double activate(enum mdl_act act, double g, double u)
+{
+    const double limit = MDL_ACT_LIMIT;
+
+    if (act == MDL_ACT_SILU)
+        return g / (1 + exp(-g)) * u;
+    g = g > limit ? limit : g; /* NaN stays */
+    u = u > limit ? limit : u < -limit ? -limit : u;
+    return g / (1 + exp(-(double)MDL_ACT_ALPHA * g)) * (u + 1);
+}
+
+/* y = down act(gate h, up h) */
+static void expert(struct mdl_ref *r, const struct ffn *f)
+{
+    matvec(r->act_g, f->gate, r->h, f->width, r->c.dim);
+    matvec(r->act_u, f->up, r->h, f->width, r->c.dim);
+    add_bias(r->act_g, f->gate_bias, f->width);
+    add_bias(r->act_u, f->up_bias, f->width);
+    for (uint32_t i = 0; i < f->width; i++)
+        r->act_g[i] = (float)activate(f->act, r->act_g[i], r->act_u[i]);
+    matvec(r->y, f->down, r->act_g, r->c.dim, f->width);
+    add_bias(r->y, f->down_bias, r->c.dim);
+}
+
+static struct ffn routed(const struct mdl_ref *r, const struct weights *w, size_t e)
+{
+    const size_t ff = r->c.ff_expert, size = ff * r->c.dim;
+
+    return (struct ffn){.gate = w->gate + e * size,
+                        .up = w->up + e * size,
+                        .down = w->down + e * size,
+                        .gate_bias = w->gate_bias ? w->gate_bias + e * ff : NULL,
+                        .up_bias = w->up_bias ? w->up_bias + e * ff : NULL,
+                        .down_bias = w->down_bias ? w->down_bias + e * r->c.dim : NULL,
+                        .width = r->c.ff_expert,
+                        .act = r->c.act};
+}
+
+/* The shared expert, or the network of a dense layer: what it adds to acc. */
+static void add_shared(struct mdl_ref *r, uint32_t layer)
+{
+    const struct mdl_config *c = &r->c;
+    const struct weights *w = &r->layers[layer];
+    const struct ffn f = {
+        .gate = w->gate_sh, .up = w->up_sh, .down = w->down_sh, .width = mdl_ffn_width(c, layer)};
+    double factor = c->residual_scale > 0 ? (double)c->residual_scale : 1;
+
+    if (w->shared_gate)
+        factor /= 1 + exp(-dot(w->shared_gate, r->h, c->dim));
+    expert(r, &f);
+    for (uint32_t i = 0; i < c->dim; i++)
+        r->acc[i] += factor * r->y[i];
 }
 
 /* h.h, h.m and m.m of a layer, m being the sum of all experts. */
@@ -276,21 +371,24 @@ static void watch_turn(struct mdl_ref *r, double *sums)
     }
 }
 
-/* Routed experts in rank order, then the shared one with weight 1. */
+/* Routed experts in rank order, then the shared one. */
 static void feed_forward(struct mdl_ref *r, uint32_t layer, struct mdl_ref_route *chosen)
 {
     const struct mdl_config *c = &r->c;
     const struct weights *w = &r->layers[layer];
-    size_t size = (size_t)c->ff_expert * c->dim, row = 3 + c->n_experts_used;
-    double *sums = r->watch.sums ? r->watch.sums + layer * row : NULL;
+    size_t row = 3 + c->n_experts_used;
+    double *sums = r->watch.sums && w->router ? r->watch.sums + layer * row : NULL;
 
     rms_norm(r->h, r->x, w->ffn_norm, c->dim, c->rms_eps);
-    route(r, layer, chosen);
+    if (w->router)
+        route(r, layer, chosen);
+    else
+        memset(chosen, 0, sizeof(*chosen));
     memset(r->acc, 0, c->dim * sizeof(*r->acc));
     for (uint32_t k = 0; k < chosen->n; k++) {
-        size_t off = chosen->ids[k] * size;
+        const struct ffn f = routed(r, w, chosen->ids[k]);
 
-        expert(r, w->gate + off, w->up + off, w->down + off, c->ff_expert);
+        expert(r, &f);
         for (uint32_t i = 0; i < c->dim; i++)
             r->acc[i] += (double)chosen->weights[k] * r->y[i];
         if (sums)
@@ -298,11 +396,8 @@ static void feed_forward(struct mdl_ref *r, uint32_t layer, struct mdl_ref_route
     }
     for (uint32_t k = chosen->n; sums && k < c->n_experts_used; k++)
         sums[3 + k] = 0;
-    if (c->n_shared) {
-        expert(r, w->gate_sh, w->up_sh, w->down_sh, c->n_shared * c->ff_expert);
-        for (uint32_t i = 0; i < c->dim; i++)
-            r->acc[i] += r->y[i];
-    }
+    if (w->gate_sh)
+        add_shared(r, layer);
     if (sums)
         watch_turn(r, sums);
     for (uint32_t i = 0; i < c->dim; i++)
@@ -355,31 +450,51 @@ done:
 }
 
 static enum vkmoe_status load_layer(struct mdl_ref *r, struct weights *w, const struct mdl_model *m,
-                                    const struct mdl_layer *l, struct vkmoe_err *err)
+                                    uint32_t layer, struct vkmoe_err *err)
 {
     const struct mdl_config *c = &r->c;
-    uint64_t dim = c->dim, q_dim = (uint64_t)c->n_heads * c->head_dim,
-             kv_dim = (uint64_t)c->n_kv_heads * c->head_dim;
-    uint64_t rows = l->gate_inp->dims[1], n = rows < c->n_experts ? rows : c->n_experts;
-    uint64_t expert_size = dim * c->ff_expert, bank = expert_size * n;
+    const struct mdl_layer *l = &m->layers[layer];
+    uint64_t dim = c->dim, d = c->head_dim, q = c->n_heads * d, kv = c->n_kv_heads * d;
+    uint64_t rows = mdl_expert_count(m, layer), n = rows < c->n_experts ? rows : c->n_experts;
+    uint64_t bank = dim * c->ff_expert * n, shared = dim * mdl_ffn_width(c, layer);
+    bool heads = c->qk_norm == MDL_QK_NORM_HEAD;
+    const struct {
+        float **to;
+        const struct mdl_tensor *t;
+        uint64_t count;
+    } list[] = {
+        {&w->attn_norm, l->attn_norm, dim},
+        {&w->q, l->q, dim * q},
+        {&w->k, l->k, dim * kv},
+        {&w->v, l->v, dim * kv},
+        {&w->o, l->o, dim * q},
+        {&w->ffn_norm, l->ffn_norm, dim},
+        {&w->router, l->gate_inp, dim * n},
+        {&w->gate, l->gate_exps, bank},
+        {&w->up, l->up_exps, bank},
+        {&w->down, l->down_exps, bank},
+        {&w->gate_sh, l->gate_sh, shared},
+        {&w->up_sh, l->up_sh, shared},
+        {&w->down_sh, l->down_sh, shared},
+        {&w->q_norm, l->q_norm, heads ? d : q},
+        {&w->k_norm, l->k_norm, heads ? d : kv},
+        {&w->q_bias, l->q_bias, q},
+        {&w->k_bias, l->k_bias, kv},
+        {&w->v_bias, l->v_bias, kv},
+        {&w->o_bias, l->o_bias, dim},
+        {&w->sinks, l->sinks, c->n_heads},
+        {&w->router_bias, l->router_bias, n},
+        {&w->gate_bias, l->gate_bias, n * c->ff_expert},
+        {&w->up_bias, l->up_bias, n * c->ff_expert},
+        {&w->down_bias, l->down_bias, n * dim},
+        {&w->shared_gate, l->shared_gate, dim},
+    };
     enum vkmoe_status st = VKMOE_OK;
 
     w->n_experts = (uint32_t)n;
-    TRY(load(r, &w->attn_norm, m, l->attn_norm, dim, err));
-    TRY(load(r, &w->q, m, l->q, dim * q_dim, err));
-    TRY(load(r, &w->k, m, l->k, dim * kv_dim, err));
-    TRY(load(r, &w->v, m, l->v, dim * kv_dim, err));
-    TRY(load(r, &w->o, m, l->o, dim * q_dim, err));
-    TRY(load(r, &w->ffn_norm, m, l->ffn_norm, dim, err));
-    TRY(load(r, &w->router, m, l->gate_inp, dim * n, err));
-    TRY(load(r, &w->gate, m, l->gate_exps, bank, err));
-    TRY(load(r, &w->up, m, l->up_exps, bank, err));
-    TRY(load(r, &w->down, m, l->down_exps, bank, err));
-    if (c->n_shared) {
-        TRY(load(r, &w->gate_sh, m, l->gate_sh, expert_size * c->n_shared, err));
-        TRY(load(r, &w->up_sh, m, l->up_sh, expert_size * c->n_shared, err));
-        TRY(load(r, &w->down_sh, m, l->down_sh, expert_size * c->n_shared, err));
-    }
+    for (size_t i = 0; i < COR_COUNT(list); i++)
+        if (list[i].t)
+            TRY(load(r, list[i].to, m, list[i].t, list[i].count, err));
 done:
     return st;
 }
@@ -399,7 +514,7 @@ static enum vkmoe_status load_all(struct mdl_ref *r, const struct mdl_model *m, 
     else
         TRY(load(r, &r->head, m, m->head, (uint64_t)c->vocab_size * c->dim, err));
     for (uint32_t i = 0; i < c->n_layers; i++)
-        TRY(load_layer(r, &r->layers[i], m, &m->layers[i], err));
+        TRY(load_layer(r, &r->layers[i], m, i, err));
 done:
     return st;
 }
@@ -408,9 +523,10 @@ static enum vkmoe_status make_state(struct mdl_ref *r, struct vkmoe_err *err)
 {
     const struct mdl_config *c = &r->c;
     size_t q_dim = (size_t)c->n_heads * c->head_dim, kv_dim = (size_t)c->n_kv_heads * c->head_dim;
-    size_t widest = (size_t)c->ff_expert * (c->n_shared > 1 ? c->n_shared : 1);
-    size_t words = (c->n_experts + 31) / 32;
+    size_t words = (c->n_experts + 31) / 32, widest = c->ff_expert;
 
+    widest = widest < mdl_shared_width(c) ? mdl_shared_width(c) : widest;
+    widest = widest < c->ff_dense ? c->ff_dense : widest;
     if ((uint64_t)r->p.n_ctx * c->n_layers > SIZE_MAX / sizeof(float) / kv_dim)
         return cor_fail(err, VKMOE_ERR_LIMIT, "reference: a context of %" PRIu32 " tokens is too long",
                         r->p.n_ctx);
@@ -423,7 +539,8 @@ static enum vkmoe_status make_state(struct mdl_ref *r, struct vkmoe_err *err)
     r->act_g = cor_array(widest, sizeof(float));
     r->act_u = cor_array(widest, sizeof(float));
     r->y = cor_array(c->dim, sizeof(float));
-    r->probs = cor_array(c->n_experts, sizeof(float));
+    r->probs = cor_array(c->n_experts + 1, sizeof(float)); /* there may be none */
+    r->freq = cor_array(c->n_rot / 2, sizeof(double));
     r->scores = cor_array(r->p.n_ctx, sizeof(double));
     r->acc = cor_array(c->dim, sizeof(double));
     r->rope = cor_array(c->n_rot, sizeof(double));
@@ -431,7 +548,8 @@ static enum vkmoe_status make_state(struct mdl_ref *r, struct vkmoe_err *err)
     if (r->p.allowed)
         r->allowed = cor_array(words * c->n_layers, sizeof(*r->allowed));
     if (!r->keys || !r->values || !r->x || !r->h || !r->q || !r->att || !r->act_g || !r->act_u || !r->y ||
-        !r->probs || !r->scores || !r->acc || !r->rope || !r->logits || (r->p.allowed && !r->allowed))
+        !r->probs || !r->scores || !r->acc || !r->freq || !r->rope || !r->logits ||
+        (r->p.allowed && !r->allowed))
         return cor_fail(err, VKMOE_ERR_MEMORY, "reference: no memory for a context of %" PRIu32 " tokens",
                         r->p.n_ctx);
     if (r->p.allowed)
@@ -451,9 +569,6 @@ enum vkmoe_status mdl_ref_create(struct mdl_ref **out, const struct mdl_model *m
     *out = NULL;
     if (p->n_ctx == 0)
         FAIL(VKMOE_ERR_ARGUMENT, "reference: a context of 0 tokens");
-    if (m->config.n_dense_layers)
-        FAIL(VKMOE_ERR_UNSUPPORTED, "%s: %" PRIu32 " leading dense layers, the reference knows none",
-             cor_file_path(m->gguf->file), m->config.n_dense_layers);
     assert(m->config.n_experts_used <= COR_COUNT(((struct mdl_ref_route *)0)->ids));
     r = cor_zalloc(sizeof(*r));
     if (!r)
@@ -461,6 +576,7 @@ enum vkmoe_status mdl_ref_create(struct mdl_ref **out, const struct mdl_model *m
     r->c = m->config;
     r->p = *p;
     TRY(make_state(r, err));
+    r->rope_scale = mdl_rope_freqs(&r->c, m->rope_factors, r->freq);
     TRY(load_all(r, m, err));
     *out = r;
     r = NULL;
@@ -471,8 +587,11 @@ done:
 
 static void free_layer(struct weights *w)
 {
-    float *const all[] = {w->attn_norm, w->q,  w->k,    w->v,       w->o,     w->ffn_norm, w->router,
-                          w->gate,      w->up, w->down, w->gate_sh, w->up_sh, w->down_sh};
+    float *const all[] = {w->attn_norm,   w->q,         w->k,       w->v,         w->o,
+                          w->ffn_norm,    w->router,    w->gate,    w->up,        w->down,
+                          w->gate_sh,     w->up_sh,     w->down_sh, w->q_norm,    w->k_norm,
+                          w->q_bias,      w->k_bias,    w->v_bias,  w->o_bias,    w->sinks,
+                          w->router_bias, w->gate_bias, w->up_bias, w->down_bias, w->shared_gate};
 
     for (size_t i = 0; i < COR_COUNT(all); i++)
         cor_free(all[i]);
@@ -502,6 +621,7 @@ void mdl_ref_destroy(struct mdl_ref *r)
     cor_free(r->probs);
     cor_free(r->scores);
     cor_free(r->acc);
+    cor_free(r->freq);
     cor_free(r->rope);
     cor_free(r->logits);
     cor_free(r);
@@ -535,6 +655,7 @@ enum vkmoe_status mdl_ref_feed(struct mdl_ref *r, int32_t token, float *logits, 
     if (r->n_past == r->p.n_ctx)
         return cor_fail(err, VKMOE_ERR_CONTEXT_FULL, "the context of %" PRIu32 " tokens is full", r->p.n_ctx);
     memcpy(r->x, r->embed + (size_t)token * c->dim, c->dim * sizeof(*r->x));
+    scale_by(r->x, c->embed_scale, c->dim);
     rope_angles(r, r->n_past);
     for (uint32_t layer = 0; layer < c->n_layers; layer++) {
         attention(r, layer);
@@ -543,6 +664,7 @@ enum vkmoe_status mdl_ref_feed(struct mdl_ref *r, int32_t token, float *logits, 
     if (logits) {
         rms_norm(r->h, r->x, r->out_norm, c->dim, c->rms_eps);
         matvec(r->logits, r->head, r->h, c->vocab_size, c->dim);
+        scale_by(r->logits, c->logit_scale > 0 ? 1 / c->logit_scale : 0, c->vocab_size);
         for (uint32_t i = 0; i < c->vocab_size; i++)
             if (!isfinite(r->logits[i]))
                 return cor_fail(err, VKMOE_ERR_NUMERIC, "non-finite logits at token %" PRIu32, r->n_past);

@@ -17,61 +17,6 @@
 #define WORDS_MAX   1000000    /* of three syllables */
 #define TOKEN_BYTES 12         /* text of a byte or a word, NUL included */
 
-/* Both are trained models of section 12 of docs/DESIGN.md, without what they learned. */
-static const struct mdl_shape shapes[] = {
-    {"emo-1b14b",
-     {.arch = "deepseek",
-      .n_layers = 16,
-      .dim = 2048,
-      .n_heads = 16,
-      .n_kv_heads = 16,
-      .head_dim = 128,
-      .n_rot = 128,
-      .rope = MDL_ROPE_NORM,
-      .rope_theta = 500000,
-      .rms_eps = 1e-6f,
-      .vocab_size = 100352,
-      .n_ctx_train = 4096,
-      .n_experts = 127,
-      .n_experts_used = 7,
-      .n_shared = 1,
-      .ff_expert = 1024,
-      .expert_scale = 1},
-     100257},
-    {"emo-nano",
-     {.arch = "deepseek",
-      .n_layers = 6,
-      .dim = 256,
-      .n_heads = 4,
-      .n_kv_heads = 4,
-      .head_dim = 64,
-      .n_rot = 64,
-      .rope = MDL_ROPE_NORM,
-      .rope_theta = 500000,
-      .rms_eps = 1e-6f,
-      .vocab_size = 4096,
-      .n_ctx_train = 1024,
-      .n_experts = 63,
-      .n_experts_used = 5,
-      .n_shared = 1,
-      .ff_expert = 64,
-      .expert_scale = 1},
-     4094},
-};
-
-const struct mdl_shape *mdl_shape_at(size_t n)
-{
-    return n < COR_COUNT(shapes) ? &shapes[n] : NULL;
-}
-
-const struct mdl_shape *mdl_shape_find(const char *name)
-{
-    for (size_t i = 0; i < COR_COUNT(shapes); i++)
-        if (!strcmp(shapes[i].name, name))
-            return &shapes[i];
-    return NULL;
-}
-
 /* ---- tokenizer
  * ---------------------------------------------------------------------------------------------- */
 
@@ -139,6 +84,7 @@ struct matrix {
     uint32_t n_dims;
     uint64_t dims[3];
     double variance; /* 0: a norm */
+    bool lively;     /* a norm that is not nearly one */
 };
 
 struct synth {
@@ -150,6 +96,13 @@ struct synth {
     float *row; /* one, for the types without blocks */
     uint64_t done, total;
 };
+
+/* 1/2 .. 3/2 */
+static void fill_lively(float *dst, uint64_t n, uint64_t *state)
+{
+    for (uint64_t i = 0; i < n; i++)
+        dst[i] = (float)(0x800000 + (int32_t)(cor_rand(state) >> 40)) * 0x1p-24f;
+}
 
 /* Whole numbers of 24 bits times one factor: no sum that a compiler may round otherwise. */
 static void fill_floats(float *dst, uint64_t n, double variance, uint64_t *state)
@@ -174,7 +127,10 @@ static bool fill_rows(struct synth *s, const struct matrix *m, uint64_t rows, ui
         return true;
     }
     for (uint64_t r = 0; r < rows; r++) {
-        fill_floats(s->row, cols, m->variance, state);
+        if (m->lively)
+            fill_lively(s->row, cols, state);
+        else
+            fill_floats(s->row, cols, m->variance, state);
         if (!mdl_quant_row(m->type, s->row, s->band + r * row_bytes, cols))
             return false;
     }
@@ -225,7 +181,21 @@ static void add(struct synth *s, const char *name, bool f32, uint32_t n_dims, co
     m->type = f32 ? MDL_F32 : matrix_type(s->p, name, dims[0]);
     m->n_dims = n_dims;
     memcpy(m->dims, dims, sizeof(m->dims));
-    m->variance = n_dims == 1 ? 0 : variance;
+    m->variance = variance;
+    m->lively = variance <= 0 && s->p->shape.lively;
+}
+
+/* Matrices keep the size of what they are multiplied with; biases and sinks make a difference. 0: a norm. */
+static double variance_of(const struct mdl_part *part)
+{
+    const size_t n = strlen(part->name);
+    const bool gate = part->f32 && strstr(part->name, "gate_inp");
+
+    if (n > 5 && !strcmp(part->name + n - 5, ".bias"))
+        return 0.25;
+    if (!strcmp(part->name, "attn_sinks.weight"))
+        return 1;
+    return part->n_dims == 1 && !gate ? 0 : (gate ? 4.0 : 1.0) / (double)part->dims[0];
 }
 
 static enum vkmoe_status plan(struct synth *s, struct vkmoe_err *err)
@@ -233,23 +203,29 @@ static enum vkmoe_status plan(struct synth *s, struct vkmoe_err *err)
     enum vkmoe_status st = VKMOE_OK;
     const struct mdl_config *c = &s->p->shape.config;
     struct mdl_part parts[MDL_LAYER_PARTS];
-    size_t n = mdl_layer_parts(parts, c);
     char name[48];
 
-    s->list = cor_array(3 + n * c->n_layers, sizeof(*s->list));
+    s->list = cor_array(4 + MDL_LAYER_PARTS * (size_t)c->n_layers, sizeof(*s->list));
     if (!s->list)
         FAIL(VKMOE_ERR_MEMORY, "%s: no memory for %u layers", s->p->out, c->n_layers);
-    add(s, "token_embd.weight", false, 2, (const uint64_t[]){c->dim, c->vocab_size, 1}, 1);
+    add(s, "token_embd.weight", false, 2, (const uint64_t[]){c->dim, c->vocab_size, 1},
+        s->p->shape.tied ? 4.0 / c->dim : 1); /* a head of them wants less */
     add(s, "output_norm.weight", true, 1, (const uint64_t[]){c->dim, 1, 1}, 0);
-    add(s, "output.weight", false, 2, (const uint64_t[]){c->dim, c->vocab_size, 1}, 1.0 / c->dim);
-    for (uint32_t l = 0; l < c->n_layers; l++)
-        for (size_t k = 0; k < n; k++) {
+    if (!s->p->shape.tied)
+        add(s, "output.weight", false, 2, (const uint64_t[]){c->dim, c->vocab_size, 1}, 1.0 / c->dim);
+    if (s->p->shape.rope_factors)
+        add(s, "rope_freqs.weight", true, 1, (const uint64_t[]){c->n_rot / 2, 1, 1}, 0);
+    for (uint32_t l = 0; l < c->n_layers; l++) {
+        mdl_layer_parts(parts, c, l);
+        for (size_t k = 0; k < MDL_LAYER_PARTS; k++) {
             const struct mdl_part *part = &parts[k];
-            bool router = part->f32 && part->n_dims == 2;
 
-            snprintf(name, sizeof(name), "blk.%u.%s.weight", l, part->name);
-            add(s, name, part->f32, part->n_dims, part->dims, (router ? 4.0 : 1.0) / (double)part->dims[0]);
+            if (!part->name)
+                continue;
+            snprintf(name, sizeof(name), "blk.%u.%s", l, part->name);
+            add(s, name, part->f32, part->n_dims, part->dims, variance_of(part));
         }
+    }
     for (size_t i = 0; i < s->n; i++) {
         const struct matrix *m = &s->list[i];
 

@@ -10,6 +10,9 @@ struct mdl_shape {
     const char *name;
     struct mdl_config config;
     uint32_t eos; /* id of the end-of-text token */
+    bool lively;  /* norms in 1/2 .. 3/2 */
+    bool tied;    /* the head is the embedding */
+    bool rope_factors;
 };
 
 /* The nth known shape; NULL past the last. */
@@ -26,12 +29,12 @@ struct mdl_synth_params {
     void *progress_user;
 };
 
-/* Writes GGUF of architecture deepseek, in bands of about 4 MiB, under a temporary name that is renamed at
+/* Writes GGUF of the shape's architecture, in bands of about 4 MiB, under a temporary name that is renamed at
  * the end. Weights are uniform around 0 (in blocks: random bits under scales that differ) with variance
  * 1 / (row length), so that values keep their size from layer to layer; embeddings have variance 1, routers
- * 4 / (row length), so that the experts of a layer are all used and unequally; norms lie in 15/16 .. 17/16.
- * The tokenizer has a token for each byte, then made-up words that no text becomes (there are no merges),
- * then end of text; ids behind it have no string.
+ * 4 / (row length), so that the experts of a layer are all used and unequally; norms lie in 15/16 .. 17/16,
+ * biases have variance 1/4 and sinks 1. The tokenizer has a token for each byte, then made-up words that no
+ * text becomes (there are no merges), then end of text; ids behind it have no string.
  *
  * Fails with VKMOE_ERR_ARGUMENT for shapes that cannot be (top-k of more than there are, rows that are not
  * whole blocks of the type, a vocabulary without room for bytes and end of text) and on Ctrl-C. */

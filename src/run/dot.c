@@ -24,16 +24,15 @@ bool run_dot_takes_experts(const struct run_graph *g, uint32_t layer)
     const struct run_expert_layout *at = &g->model->pool.layout[layer];
     const struct mdl_config *c = &g->model->mdl->config;
 
-    return wanted(g) && at->gate == at->up && at->gate == at->down && run_dot_fits(at->gate, c->dim) &&
-           run_dot_fits(at->down, c->ff_expert);
+    return wanted(g) && !at->gate_bias && c->act == MDL_ACT_SILU && at->gate == at->up &&
+           at->gate == at->down && run_dot_fits(at->gate, c->dim) && run_dot_fits(at->down, c->ff_expert);
 }
 
 void run_dot_quantise(const struct run_graph *g, struct gpu_bind in, struct gpu_bind out, uint32_t k,
                       struct run_dim y, struct run_dim z)
 {
     const struct push_none push = {0};
-    const struct spec_quant_x spec = {
-        .wg = run_few_lanes(caps_of(g)), .k = k, .k_stride = k};
+    const struct spec_quant_x spec = {.wg = run_few_lanes(caps_of(g)), .k = k, .k_stride = k};
     const struct gpu_bind binds[] = {in, out};
     const struct run_dim grid[3] = {run_fixed(div_up(k / BLOCK, spec.wg)), y, z};
     const struct gpu_cost cost = run_cost_words((uint64_t)k * (z.mode == DIM_FIXED ? z.a : 1) * 21 / 16, 0,

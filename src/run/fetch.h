@@ -8,7 +8,7 @@
 #include "gpu/memory.h"
 
 #define RUN_FETCH_WORKERS 4 /* by default */
-#define RUN_FETCH_PARTS   4 /* at most, of one load */
+#define RUN_FETCH_PARTS   6 /* at most, of one load */
 
 struct run_fetch_params {
     uint32_t n_workers;   /* threads; the calling thread makes reads that are not worth a thread. 0: all */

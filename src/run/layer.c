@@ -13,7 +13,9 @@
  * behind rows of k elements, so that it has the same bits with and without them. */
 static uint32_t norm_lanes(const struct run_graph *g)
 {
-    return g->many ? lanes(g) : row_lanes(g, config_of(g)->ff_expert);
+    const struct mdl_config *c = config_of(g);
+
+    return g->many ? lanes(g) : row_lanes(g, c->ff_expert ? c->ff_expert : c->ff_dense);
 }
 
 static enum gpu_kernel norm_kernel(const struct run_graph *g)
@@ -42,6 +44,19 @@ static const struct run_matrix *norm_before(const struct run_graph *g, uint32_t 
     const struct run_weights *w = &g->model->weights;
 
     return layer < w->n_layers ? &w->layers[layer].attn_norm : &w->out_norm;
+}
+
+/* y = factor * y + list, rows of n elements in place. One token: rows is DIM_1. */
+static void scale_add(const struct run_graph *g, struct gpu_bind y, uint32_t n, float factor,
+                      const struct run_matrix *list, struct run_dim rows)
+{
+    const bool bias = list && list->n_src;
+    const struct spec_scale_add spec = {
+        .wg = lanes(g), .n = n, .scale_bits = cor_float_bits(factor), .bias = bias};
+    const struct gpu_bind binds[] = {y, bias ? weights(g, &list->pieces[0]) : y};
+
+    cost(g, run_cost_words((2ull + bias) * n, (1ull + bias) * n, rows.mode == DIM_ROWS));
+    PUT(g, GPU_K_scale_add, spec, binds, no_push, run_fixed(div_up(n, lanes(g))), rows, DIM_1);
 }
 
 struct mat_use {
@@ -153,6 +168,34 @@ static void add_and_norm(const struct run_graph *graph, const struct run_matrix 
     }
 }
 
+/* Biases and norms of queries, keys and values, where the model has them. */
+static void finish_qkv(const struct run_graph *g, uint32_t layer)
+{
+    const struct mdl_config *c = config_of(g);
+    const struct run_layer_weights *w = &g->model->weights.layers[layer];
+    const uint32_t n_q = c->n_heads * c->head_dim, n_kv = c->n_kv_heads * c->head_dim;
+    const bool rows = c->qk_norm == MDL_QK_NORM_ROW;
+    const struct spec_qk_norm spec = {.wg = rows ? lanes(g) : few_lanes(g),
+                                      .n_q = n_q,
+                                      .n_kv = n_kv,
+                                      .len_q = rows ? n_q : c->head_dim,
+                                      .len_kv = rows ? n_kv : c->head_dim,
+                                      .eps_bits = cor_float_bits(c->rms_eps)};
+
+    if (w->qkv_bias.n_src) {
+        scale_add(g, act(g, &g->state->qkv), w->qkv.n_out, 1, &w->qkv_bias, tokens(g));
+        run_barrier(g->prog, GPU_BARRIER_COMPUTE);
+    }
+    if (w->qk_norm.n_src) {
+        const struct gpu_bind binds[] = {act(g, &g->state->qkv), weights(g, &w->qk_norm.pieces[0])};
+
+        cost(g, run_cost_words(3ull * (n_q + n_kv), 4ull * (n_q + n_kv), false));
+        PUT(g, GPU_K_qk_norm, spec, binds, no_push, run_fixed(n_q / spec.len_q + n_kv / spec.len_kv),
+            tokens(g), DIM_1);
+        run_barrier(g->prog, GPU_BARRIER_COMPUTE);
+    }
+}
+
 static void rope_and_store(const struct run_graph *g, uint32_t layer)
 {
     const struct mdl_config *c = config_of(g);
@@ -183,8 +226,9 @@ static void attention(const struct run_graph *g, uint32_t layer)
 {
     const struct mdl_config *c = config_of(g);
     const struct run_state *s = g->state;
-    bool on_lanes = variants_of(g)->tile == RUN_TILE_LANES && c->head_dim % 8 == 0 && s->k_type != MDL_Q8_0 &&
-                    s->v_type != MDL_Q8_0;
+    const struct run_layer_weights *w = &g->model->weights.layers[layer];
+    bool on_lanes = variants_of(g)->tile == RUN_TILE_LANES && c->head_dim % 8 == 0 &&
+                    s->k_type != MDL_Q8_0 && s->v_type != MDL_Q8_0;
     const struct spec_attn spec = {
         .wg = !g->many   ? lanes(g)
               : on_lanes ? caps_of(g)->subgroup_size
@@ -192,16 +236,19 @@ static void attention(const struct run_graph *g, uint32_t layer)
         .head_dim = c->head_dim,
         .n_heads = c->n_heads,
         .n_kv = c->n_kv_heads,
-        .scale_bits = cor_float_bits((float)(1.0 / sqrt(c->head_dim))),
+        .scale_bits = cor_float_bits(c->attn_scale > 0 ? c->attn_scale : (float)(1.0 / sqrt(c->head_dim))),
         .k_cache = s->k_type,
         .v_cache = s->v_type,
         .n_splits = s->n_splits,
+        .window = mdl_window(c, layer),
+        .sinks = w->sinks.n_src > 0,
     };
     const struct gpu_bind k = run_arena_bind(&s->kv_arena, &s->kv[layer].k),
                           v = run_arena_bind(&s->kv_arena, &s->kv[layer].v);
-    const struct gpu_bind many[] = {whole(s->state), act(g, &s->qr), k, v, act(g, &s->att)};
-    const struct gpu_bind one[] = {whole(s->state), act(g, &s->qr),    k, v, act(g, &s->part),
-                                   act(g, &s->att), act(g, &s->counts)};
+    const struct gpu_bind q = act(g, &s->qr), sinks = list_or(g, &w->sinks, q);
+    const struct gpu_bind many[] = {whole(s->state), q, k, v, act(g, &s->att), sinks};
+    const struct gpu_bind one[] = {whole(s->state),    q,    k, v, act(g, &s->part), act(g, &s->att),
+                                   act(g, &s->counts), sinks};
 
     cost(g, run_cost_attention(c, cached(g)));
     if (g->many)
@@ -262,13 +309,31 @@ static void show_logits(const struct run_graph *g, uint32_t layer)
               layer * g->state->chunk);
 }
 
-static void swiglu(const struct run_graph *g)
+/* The shared expert's hidden state, or that of a dense layer. */
+static void swiglu(const struct run_graph *g, uint32_t layer)
 {
-    const struct spec_swiglu spec = {.wg = lanes(g), .ff = shared_width(config_of(g))};
+    const struct spec_swiglu spec = {.wg = lanes(g), .ff = mdl_ffn_width(config_of(g), layer)};
     const struct gpu_bind binds[] = {act(g, &g->state->gu), act(g, &g->state->hs)};
 
     cost(g, run_cost_words(3ull * spec.ff, 5ull * spec.ff, false));
     PUT(g, GPU_K_swiglu, spec, binds, no_push, run_fixed(div_up(spec.ff, lanes(g))), tokens(g), DIM_1);
+}
+
+/* Behind it, with a barrier between: how much of the shared expert counts. What follows is linear. */
+static void scale_shared(const struct run_graph *g, uint32_t layer)
+{
+    const struct mdl_config *c = config_of(g);
+    const struct run_state *s = g->state;
+    const struct run_matrix *gate = &g->model->weights.layers[layer].shared_gate;
+    const struct spec_shared_gate spec = {.wg = lanes(g), .dim = c->dim, .ff = mdl_ffn_width(c, layer)};
+    const struct gpu_bind binds[] = {act(g, &s->xn), list_or(g, gate, act(g, &s->xn)), act(g, &s->hs)};
+
+    if (!gate->n_src) {
+        scale_add(g, act(g, &s->hs), spec.ff, c->residual_scale, NULL, tokens(g));
+        return;
+    }
+    cost(g, run_cost_words(2ull * (spec.dim + spec.ff), 2ull * spec.dim + spec.ff, false));
+    PUT(g, GPU_K_shared_gate, spec, binds, no_push, DIM_1, tokens(g), DIM_1);
 }
 
 /* ---- parts
@@ -293,6 +358,10 @@ void run_record_embed(const struct run_graph *g)
             DIM_1);
     }
     run_barrier(g->prog, GPU_BARRIER_COMPUTE); /* each token's row was written by one piece alone */
+    if (c->embed_scale > 0) {
+        scale_add(g, act(g, &g->state->x), c->dim, c->embed_scale, NULL, tokens(g));
+        run_barrier(g->prog, GPU_BARRIER_COMPUTE);
+    }
     if (!g->many) {
         norm(g, norm_before(g, 0), false, DIM_1);
         run_barrier(g->prog, GPU_BARRIER_COMPUTE);
@@ -320,6 +389,7 @@ void run_record_keys(const struct run_graph *g, uint32_t layer)
     quantise(g, run_dot_takes(g, &w->qkv), &s->xn, &s->xq, c->dim, tokens(g));
     linear(g, &w->qkv, &to_qkv);
     run_barrier(g->prog, GPU_BARRIER_COMPUTE);
+    finish_qkv(g, layer);
     rope_and_store(g, layer);
     run_barrier(g->prog, GPU_BARRIER_COMPUTE);
     run_part_end(g->prog);
@@ -336,7 +406,13 @@ static void attend(const struct run_graph *g, uint32_t layer)
         act(g, &s->att), act(g, &s->x), q, c->dim, .add = true, .many = g->many, .quantised = act(g, &s->xq)};
 
     attention(g, layer);
+    if (w->o_bias.n_src) /* beside it: the output comes on top */
+        scale_add(g, act(g, &s->x), c->dim, 1, &w->o_bias, tokens(g));
     run_barrier(g->prog, GPU_BARRIER_COMPUTE);
+    if (c->residual_scale > 0) { /* as the projection is linear */
+        scale_add(g, act(g, &s->att), q, c->residual_scale, NULL, tokens(g));
+        run_barrier(g->prog, GPU_BARRIER_COMPUTE);
+    }
     quantise(g, run_dot_takes(g, &w->o), &s->att, &s->xq, q, tokens(g));
     if (g->many || run_dot_takes(g, &w->o))
         linear(g, &w->o, &to_x);
@@ -360,12 +436,24 @@ static void router_logits(const struct run_graph *g, uint32_t layer)
     linear(g, &router, &use);
 }
 
+/* Behind them, with a barrier before and after. */
+static void router_bias(const struct run_graph *g, uint32_t layer)
+{
+    const struct run_matrix *bias = &g->model->weights.layers[layer].router_bias;
+
+    if (!bias->n_src)
+        return;
+    scale_add(g, act(g, &g->state->route), config_of(g)->n_experts, 1, bias, tokens(g));
+    run_barrier(g->prog, GPU_BARRIER_COMPUTE);
+}
+
 static void shared_gate_up(const struct run_graph *g, uint32_t layer)
 {
     const struct mdl_config *c = config_of(g);
     const struct run_state *s = g->state;
-    const struct mat_use use = {act(g, &s->xn),      act(g, &s->gu),  c->dim,
-                                2 * shared_width(c), .many = g->many, .quantised = act(g, &s->xq)};
+    const struct mat_use use = {act(g, &s->xn),  act(g, &s->gu),
+                                c->dim,          2 * mdl_ffn_width(c, layer),
+                                .many = g->many, .quantised = act(g, &s->xq)};
 
     linear(g, &g->model->weights.layers[layer].shared_gate_up, &use);
 }
@@ -374,7 +462,7 @@ static void shared_down(const struct run_graph *g, uint32_t layer)
 {
     const struct mdl_config *c = config_of(g);
     const struct run_state *s = g->state;
-    const struct mat_use use = {act(g, &s->hs), act(g, &s->ys),  shared_width(c),
+    const struct mat_use use = {act(g, &s->hs), act(g, &s->ys),  mdl_ffn_width(c, layer),
                                 c->dim,         .many = g->many, .quantised = act(g, &s->hsq)};
 
     linear(g, &g->model->weights.layers[layer].shared_down, &use);
@@ -399,13 +487,59 @@ static void ask_router(const struct run_graph *g, uint32_t layer, bool choose)
     if (choose)
         shared_gate_up(g, layer);
     run_barrier(g->prog, GPU_BARRIER_COMPUTE);
+    router_bias(g, layer);
     if (choose)
         route(g, layer);
     if (choose && config_of(g)->n_shared)
-        swiglu(g);
+        swiglu(g, layer);
     if (g->state->seen)
         show_logits(g, layer);
     run_barrier(g->prog, GPU_BARRIER_COMPUTE);
+    if (choose && run_moe_scales_shared(g, layer)) {
+        scale_shared(g, layer);
+        run_barrier(g->prog, GPU_BARRIER_COMPUTE);
+    }
+}
+
+/* A dense layer from its normed input: x += its network of that. One token: what comes next is normed. */
+static void dense(const struct run_graph *g, uint32_t layer)
+{
+    const struct mdl_config *c = config_of(g);
+    const struct run_state *s = g->state;
+    const struct run_layer_weights *w = &g->model->weights.layers[layer];
+    const uint32_t ff = mdl_ffn_width(c, layer);
+    const bool rounds = run_dot_takes(g, &w->shared_down);
+    const struct mat_use to_x = {act(g, &s->hs),
+                                 act(g, &s->x),
+                                 ff,
+                                 c->dim,
+                                 .add = true,
+                                 .many = g->many,
+                                 .quantised = act(g, &s->hsq)};
+
+    if (g->many) {
+        norm(g, &w->ffn_norm, false, tokens(g));
+        run_barrier(g->prog, GPU_BARRIER_COMPUTE);
+    }
+    quantise(g, run_dot_takes(g, &w->shared_gate_up), &s->xn, &s->xq, c->dim, tokens(g));
+    shared_gate_up(g, layer);
+    run_barrier(g->prog, GPU_BARRIER_COMPUTE);
+    swiglu(g, layer);
+    run_barrier(g->prog, GPU_BARRIER_COMPUTE);
+    if (run_moe_scales_shared(g, layer)) {
+        scale_shared(g, layer);
+        run_barrier(g->prog, GPU_BARRIER_COMPUTE);
+    }
+    quantise(g, rounds, &s->hs, &s->hsq, ff, tokens(g));
+    if (g->many || rounds)
+        linear(g, &w->shared_down, &to_x);
+    else
+        add_and_norm(g, &w->shared_down.m[0], act(g, &s->hs), norm_before(g, layer + 1));
+    run_barrier(g->prog, GPU_BARRIER_COMPUTE);
+    if (!g->many && rounds) {
+        norm(g, norm_before(g, layer + 1), false, DIM_1);
+        run_barrier(g->prog, GPU_BARRIER_COMPUTE);
+    }
 }
 
 void run_record_attention(const struct run_graph *g, uint32_t layer)
@@ -414,11 +548,16 @@ void run_record_attention(const struct run_graph *g, uint32_t layer)
     attend(g, layer);
     if (g->by_layer)
         put_stream(g);
+    if (is_dense(g, layer)) {
+        run_part_end(g->prog);
+        return;
+    }
     if (g->many) {
         ask_router(g, layer, !g->by_layer);
     } else if (g->state->seen) { /* the router computes them again: it runs once more after a halt */
         router_logits(g, layer);
         run_barrier(g->prog, GPU_BARRIER_COMPUTE);
+        router_bias(g, layer);
         show_logits(g, layer);
     }
     run_part_end(g->prog);
@@ -470,13 +609,18 @@ static void experts_of_one_apart(const struct run_graph *g, uint32_t layer)
     quantise(g, takes_moe_input(g, layer), &g->state->xn, &g->state->xq, config_of(g)->dim, DIM_1);
     run_moe_route_one(g, layer,
                       2 * run_moe_dispatches(&g->model->pool) + pieces_of(&w->shared_gate_up) + shared +
-                          run_moe_quantised(g, layer) + pieces_of(&w->shared_down));
+                          run_moe_scales_shared(g, layer) + run_moe_quantised(g, layer) +
+                          pieces_of(&w->shared_down));
     run_barrier(g->prog, GPU_BARRIER_ARGS);
     run_moe_step(g, layer, RUN_GATE_UP);
     shared_gate_up(g, layer);
     run_barrier(g->prog, GPU_BARRIER_COMPUTE);
     if (shared) {
-        swiglu(g);
+        swiglu(g, layer);
+        run_barrier(g->prog, GPU_BARRIER_COMPUTE);
+    }
+    if (run_moe_scales_shared(g, layer)) {
+        scale_shared(g, layer);
         run_barrier(g->prog, GPU_BARRIER_COMPUTE);
     }
     down_and_sum(g, layer);
@@ -498,9 +642,12 @@ void run_record_experts(const struct run_graph *g, uint32_t layer)
     run_part_begin(g->prog);
     if (g->by_layer) {
         take_stream(g);
-        ask_router(g, layer, true);
+        if (!is_dense(g, layer))
+            ask_router(g, layer, true);
     }
-    if (g->many)
+    if (is_dense(g, layer))
+        dense(g, layer);
+    else if (g->many)
         experts_of_many(g, layer);
     else if (run_moe_fuses(g, layer))
         experts_of_one(g, layer);
@@ -551,6 +698,10 @@ void run_record_head(const struct run_graph *g, bool all)
         norm(g, &w->out_norm, true, all ? run_per(DIM_ROWS, 1) : DIM_1);
         run_barrier(g->prog, GPU_BARRIER_COMPUTE);
     }
+    if (c->logit_scale > 0) {
+        scale_add(g, act(g, &s->xn), c->dim, 1 / c->logit_scale, NULL, all ? run_per(DIM_ROWS, 1) : DIM_1);
+        run_barrier(g->prog, GPU_BARRIER_COMPUTE);
+    }
     quantise(g, run_dot_takes(g, &w->head), &s->xn, &s->xq, c->dim, all ? run_per(DIM_ROWS, 1) : DIM_1);
     linear(g, &w->head, &to_logits);
     run_barrier(g->prog, s->n_top ? GPU_BARRIER_COMPUTE : GPU_BARRIER_COPY);
@@ -571,7 +722,7 @@ uint32_t run_count_dispatches(const struct run_model *m)
         const struct run_layer_weights *l = &w->layers[i];
 
         n += pieces_of(&l->qkv) + pieces_of(&l->o) + 2 * l->router.n_pieces + pieces_of(&l->shared_gate_up) +
-             pieces_of(&l->shared_down) + 2 * run_moe_dispatches(&m->pool) + 20;
+             pieces_of(&l->shared_down) + 2 * run_moe_dispatches(&m->pool) + 28;
     }
     return n;
 }

@@ -118,7 +118,8 @@ enum vkmoe_status run_model_poll(struct run_model *m, struct vkmoe_err *err)
 {
     uint64_t now = cor_now_ns(), free, seg = (uint64_t)m->pool.slots_per_seg * m->pool.slot_bytes;
 
-    if (!m->auto_budget || !m->pool.array || (m->last_poll_ns && now - m->last_poll_ns < POLL_NS))
+    if (!m->auto_budget || !m->pool.array || !m->pool.n_allowed ||
+        (m->last_poll_ns && now - m->last_poll_ns < POLL_NS))
         return VKMOE_OK;
     m->last_poll_ns = now;
     free = gpu_device_free_bytes(m->dev);
@@ -174,8 +175,14 @@ static uint64_t dense_file_bytes(const struct mdl_model *m)
 
     for (uint64_t i = 0; i < m->gguf->n_tensors; i++)
         sum += m->gguf->tensors[i].bytes;
-    for (uint32_t l = 0; l < m->config.n_layers; l++)
-        sum -= m->layers[l].gate_exps->bytes + m->layers[l].up_exps->bytes + m->layers[l].down_exps->bytes;
+    for (uint32_t l = 0; l < m->config.n_layers; l++) {
+        const struct mdl_tensor *tensors[MDL_EXPERT_PARTS];
+        uint64_t bytes[MDL_EXPERT_PARTS];
+
+        mdl_expert_parts(&m->layers[l], tensors, bytes);
+        for (int i = 0; i < MDL_EXPERT_PARTS; i++)
+            sum -= tensors[i] ? tensors[i]->bytes : 0;
+    }
     return sum;
 }
 

@@ -3,6 +3,8 @@
 #include "run/dot.h"
 #include "run/record.h"
 
+_Static_assert(MDL_ACT_SILU == ACT_SILU && MDL_ACT_CLAMPED == ACT_CLAMPED, "act of SPEC_EXPERT");
+
 #define DOWN_SUM_BINDINGS 5u /* of expert_down_sum before its segments */
 #define EXPERT_BINDINGS   (DOWN_SUM_BINDINGS + RUN_MAX_SEGMENTS + 1)
 
@@ -47,9 +49,16 @@ static bool shared_is_alike(const struct run_graph *g, uint32_t layer)
     const struct run_linear *up = &g->model->weights.layers[layer].shared_gate_up,
                             *down = &g->model->weights.layers[layer].shared_down;
 
-    return config_of(g)->n_shared == 1 && up->n == 1 && down->n == 1 && up->m[0].n_pieces == 1 &&
-           down->m[0].n_pieces == 1 && up->m[0].type == at->gate && up->m[0].type == at->up &&
-           down->m[0].type == at->down;
+    return config_of(g)->n_shared == 1 && mdl_shared_width(config_of(g)) == config_of(g)->ff_expert &&
+           up->n == 1 && down->n == 1 && up->m[0].n_pieces == 1 && down->m[0].n_pieces == 1 &&
+           up->m[0].type == at->gate && up->m[0].type == at->up && down->m[0].type == at->down;
+}
+
+bool run_moe_scales_shared(const struct run_graph *g, uint32_t layer)
+{
+    const struct run_layer_weights *w = &g->model->weights.layers[layer];
+
+    return w->shared_gate_up.n && (w->shared_gate.n_src || config_of(g)->residual_scale > 0);
 }
 
 bool run_moe_fuses(const struct run_graph *g, uint32_t layer)
@@ -58,7 +67,7 @@ bool run_moe_fuses(const struct run_graph *g, uint32_t layer)
     bool shared = config_of(g)->n_shared > 0;
 
     return !g->many && pool->array && !g->state->sums && !run_dot_takes_experts(g, layer) &&
-           (!shared || shared_is_alike(g, layer)) &&
+           !(shared && run_moe_scales_shared(g, layer)) && (!shared || shared_is_alike(g, layer)) &&
            DOWN_SUM_BINDINGS + pool->n_segs + shared <= caps_of(g)->max_buffers;
 }
 
@@ -94,6 +103,10 @@ static struct spec_expert expert_spec(const struct run_graph *g, uint32_t layer,
         .aligned = aligned,
         .shared = shared,
         .eps_bits = cor_float_bits(c->rms_eps),
+        .gate_bias = at->gate_bias,
+        .up_bias = at->up_bias,
+        .down_bias = at->down_bias,
+        .act = c->act,
     };
 }
 
@@ -202,7 +215,7 @@ void run_moe_quantise(const struct run_graph *g, uint32_t layer)
         run_dot_quantise(g, act(g, &s->h), act(g, &s->hq), c->ff_expert, tokens(g),
                          run_fixed(c->n_experts_used));
     if (run_dot_takes(g, &g->model->weights.layers[layer].shared_down))
-        run_dot_quantise(g, act(g, &s->hs), act(g, &s->hsq), shared_width(c), tokens(g), DIM_1);
+        run_dot_quantise(g, act(g, &s->hs), act(g, &s->hsq), mdl_shared_width(c), tokens(g), DIM_1);
     if (run_moe_quantised(g, layer))
         run_barrier(g->prog, GPU_BARRIER_COMPUTE);
 }
@@ -245,6 +258,7 @@ void run_moe_route_one(const struct run_graph *graph, uint32_t layer, uint32_t n
         .row_bytes = (uint32_t)m->row_bytes,
         .rows = matvec_rows(g),
         .aligned = run_alignment(m->type, m->row_bytes, 0, 0),
+        .bias_at = s->bias_at,
     };
     const uint32_t next = g->prog->n_dispatches + m->n_pieces;
 

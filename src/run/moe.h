@@ -10,6 +10,8 @@ enum { RUN_GATE_UP, RUN_DOWN };
 /* One token: all experts and their sum in two dispatches. Needs every matrix bound at once, and leaves no
  * outputs of single experts to be watched. */
 bool run_moe_fuses(const struct run_graph *g, uint32_t layer);
+/* Is what the shared expert adds scaled, in a dispatch of its own? */
+bool run_moe_scales_shared(const struct run_graph *g, uint32_t layer);
 /* Dispatches that one step takes: one with the array, else one per segment of the layer. */
 uint32_t run_moe_dispatches(const struct run_pool *pool);
 /* Dispatches of run_moe_quantise. */

@@ -15,6 +15,12 @@ static uint32_t n_layers(const struct run_pass *p)
     return p->model->mdl->config.n_layers;
 }
 
+/* Has the layer no experts to choose, to load and to tell of? */
+static bool is_dense(const struct run_pass *p, uint32_t layer)
+{
+    return mdl_is_dense(&p->model->mdl->config, layer);
+}
+
 static uint32_t part_head(const struct run_pass *p)
 {
     return run_part_keys(n_layers(p));
@@ -545,6 +551,9 @@ static enum vkmoe_status take_layer(struct run_pass *p, const struct run_step *i
     uint32_t n_loads = 0;
     enum vkmoe_status st = VKMOE_OK;
 
+    p->next_layer = layer + 1;
+    if (is_dense(p, layer))
+        return VKMOE_OK;
     TRY(take_routes(p, in, layer, &sel, err));
     TRY(check_missing(p, layer, NULL, err));
     if (use == PREFILL || use == HELD_LAST)
@@ -554,7 +563,6 @@ static enum vkmoe_status take_layer(struct run_pass *p, const struct run_step *i
     if (use == DECODE)
         TRY(run_pool_visit(pool, layer, sel, &n_loads, err));
     assert(!n_loads);
-    p->next_layer = layer + 1;
 done:
     return st;
 }
@@ -566,7 +574,8 @@ static enum vkmoe_status show_layers(struct run_pass *p, const struct run_step *
     enum vkmoe_status st = VKMOE_OK;
 
     for (uint32_t l = p->next_watch; l < n_layers(p) && l < halt && run_part_experts(l) < end; l++) {
-        TRY(run_watch_layer(p->watch, l, in->pos, in->n_tokens, routes_of(p, l), err));
+        if (!is_dense(p, l))
+            TRY(run_watch_layer(p->watch, l, in->pos, in->n_tokens, routes_of(p, l), err));
         p->next_watch = l + 1;
     }
 done:
@@ -680,7 +689,8 @@ enum vkmoe_status run_pass_to_router(struct run_pass *p, const struct run_step *
     enum vkmoe_status st = VKMOE_OK;
 
     TRY(in->n_tokens == 1 ? run_token(p, in, to, err) : run_chunk(p, in, to, false, per_submit, err));
-    TRY(run_watch_layer(p->watch, last, in->pos, in->n_tokens, NULL, err));
+    if (!is_dense(p, last))
+        TRY(run_watch_layer(p->watch, last, in->pos, in->n_tokens, NULL, err));
 done:
     return st;
 }

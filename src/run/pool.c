@@ -33,6 +33,8 @@ bool run_pool_allows(const struct run_pool *p, uint32_t layer, uint32_t expert)
 {
     const uint32_t *map = p->allowed;
 
+    if (mdl_is_dense(&p->mdl->config, layer))
+        return false;
     return !map || map[(size_t)layer * ((p->n_experts + 31) / 32) + expert / 32] >> (expert % 32) & 1;
 }
 
@@ -65,22 +67,34 @@ static enum vkmoe_status plan_layouts(struct run_pool *p, struct vkmoe_err *err)
     for (uint32_t l = 0; l < p->n_layers; l++) {
         const struct mdl_layer *src = &p->mdl->layers[l];
         struct run_expert_layout *out = &p->layout[l];
-        uint64_t up = align_up(mdl_expert_bytes(src->gate_exps), MATRIX_ALIGN);
-        uint64_t down = up + align_up(mdl_expert_bytes(src->up_exps), MATRIX_ALIGN);
-        uint64_t end = align_up(down + mdl_expert_bytes(src->down_exps), SLOT_ALIGN);
+        uint32_t *const offs[MDL_EXPERT_PARTS] = {
+            NULL, &out->up_off, &out->down_off, &out->gate_bias, &out->up_bias, &out->down_bias};
+        const struct mdl_tensor *tensors[MDL_EXPERT_PARTS];
+        uint64_t bytes[MDL_EXPERT_PARTS], end = 0;
 
-        if (end > UINT32_MAX)
-            return cor_fail(err, VKMOE_ERR_LIMIT,
-                            "layer %u: an expert of %" PRIu64 " bytes does not fit a slot", l, end);
-        out->gate = src->gate_exps->type;
-        out->up = src->up_exps->type;
-        out->down = src->down_exps->type;
-        out->up_off = (uint32_t)up;
-        out->down_off = (uint32_t)down;
+        mdl_expert_parts(src, tensors, bytes);
+        for (int i = 0; i < MDL_EXPERT_PARTS; i++) {
+            if (!tensors[i])
+                continue;
+            end = align_up(end, MATRIX_ALIGN);
+            if (end + bytes[i] > UINT32_MAX - SLOT_ALIGN)
+                return cor_fail(err, VKMOE_ERR_LIMIT,
+                                "layer %u: an expert of %" PRIu64 " bytes does not fit a slot", l,
+                                end + bytes[i]);
+            if (offs[i])
+                *offs[i] = (uint32_t)end;
+            end += bytes[i];
+        }
+        end = align_up(end, SLOT_ALIGN);
+        if (tensors[0]) {
+            out->gate = src->gate_exps->type;
+            out->up = src->up_exps->type;
+            out->down = src->down_exps->type;
+        }
         out->bytes = (uint32_t)end;
         largest = end > largest ? end : largest;
     }
-    p->slot_bytes = (uint32_t)largest;
+    p->slot_bytes = largest ? (uint32_t)largest : SLOT_ALIGN; /* in a model without experts: of no slot */
     return VKMOE_OK;
 }
 
@@ -115,6 +129,11 @@ static enum vkmoe_status plan_segments(struct run_pool *p, uint32_t n, struct vk
     enum vkmoe_status st = VKMOE_OK;
 
     TRY(most_per_segment(p, &per, err));
+    if (!p->n_allowed) { /* a model without experts: nothing is bound */
+        p->array = true;
+        p->slots_per_seg = 1;
+        return VKMOE_OK;
+    }
     p->n_segs = (uint32_t)div_up(n, per);
     p->array = gpu_device_caps(p->dev)->array && p->n_segs <= most_segments(p);
     if (p->array) {
@@ -165,7 +184,7 @@ static struct run_slots_params slots_params(const struct run_pool *p)
     return (struct run_slots_params){
         .n_layers = p->n_layers,
         .n_experts = p->n_experts,
-        .n_used = p->mdl->config.n_experts_used,
+        .n_used = p->mdl->config.n_experts_used ? p->mdl->config.n_experts_used : 1,
         .n_slots = p->n_slots,
         .layer_slots = p->array ? 0 : p->n_slots / p->n_layers,
         .allowed = p->n_of_layer,
@@ -217,14 +236,14 @@ enum vkmoe_status run_pool_plan(struct run_pool *p, struct gpu_device *dev, cons
     p->dev = dev;
     p->mdl = m;
     p->n_layers = m->config.n_layers;
-    p->n_experts = m->config.n_experts;
+    p->n_experts = m->config.n_experts ? m->config.n_experts : 1; /* the table has a column */
     p->allowed = params->allowed;
     p->least = params->least;
     TRY(count_allowed(p, err));
     TRY(plan_layouts(p, err));
     TRY(plan_segments(p, p->n_allowed, err)); /* tells whether there is an array: the floor depends on it */
     n = afford(p, params->budget, &p->entries);
-    if (!n)
+    if (!n && p->n_allowed)
         FAIL(VKMOE_ERR_LIMIT,
              "an expert pool of %.2f MiB is too small: %u layers %s %u experts of %u bytes, which takes at "
              "least %" PRIu64 " MiB",
@@ -335,28 +354,36 @@ static void change(struct run_pool *p, uint32_t index)
 
 static uint64_t expert_bytes(const struct run_pool *p, uint32_t layer)
 {
-    const struct mdl_layer *l = &p->mdl->layers[layer];
+    const struct mdl_tensor *tensors[MDL_EXPERT_PARTS];
+    uint64_t bytes[MDL_EXPERT_PARTS], sum = 0;
 
-    return mdl_expert_bytes(l->gate_exps) + mdl_expert_bytes(l->up_exps) + mdl_expert_bytes(l->down_exps);
+    mdl_expert_parts(&p->mdl->layers[layer], tensors, bytes);
+    for (int i = 0; i < MDL_EXPERT_PARTS; i++)
+        sum += bytes[i];
+    return sum;
 }
 
 /* Bytes only: who is where is in slots, and the device learns of it once they have arrived. */
 static enum vkmoe_status begin_load(struct run_pool *p, uint32_t layer, uint32_t expert, uint32_t slot,
                                     struct vkmoe_err *err)
 {
-    const struct mdl_layer *l = &p->mdl->layers[layer];
     const struct run_expert_layout *at = &p->layout[layer];
-    const struct mdl_tensor *src[] = {l->gate_exps, l->up_exps, l->down_exps};
-    const uint32_t off[] = {0, at->up_off, at->down_off};
-    struct run_fetch_part parts[COR_COUNT(src)];
+    const uint32_t off[MDL_EXPERT_PARTS] = {0,           at->up_off,   at->down_off, at->gate_bias,
+                                            at->up_bias, at->down_bias};
+    const struct mdl_tensor *src[MDL_EXPERT_PARTS];
+    struct run_fetch_part parts[MDL_EXPERT_PARTS];
+    uint64_t bytes[MDL_EXPERT_PARTS];
+    uint32_t n = 0;
 
-    for (uint32_t i = 0; i < COR_COUNT(src); i++)
-        parts[i] = (struct run_fetch_part){.file = src[i]->part,
-                                           .file_off = src[i]->file_off + mdl_expert_off(src[i], expert),
-                                           .bytes = (uint32_t)mdl_expert_bytes(src[i]),
-                                           .at = off[i]};
+    mdl_expert_parts(&p->mdl->layers[layer], src, bytes);
+    for (uint32_t i = 0; i < MDL_EXPERT_PARTS; i++)
+        if (src[i])
+            parts[n++] = (struct run_fetch_part){.file = src[i]->part,
+                                                 .file_off = src[i]->file_off + bytes[i] * expert,
+                                                 .bytes = (uint32_t)bytes[i],
+                                                 .at = off[i]};
     return run_fetch_begin(p->fetch, p->segs[slot / p->slots_per_seg],
-                           (uint64_t)(slot % p->slots_per_seg) * p->slot_bytes, parts, COR_COUNT(parts),
+                           (uint64_t)(slot % p->slots_per_seg) * p->slot_bytes, parts, n,
                            layer * p->n_experts + expert, err);
 }
 

@@ -12,10 +12,12 @@
 #define RUN_MAX_SEGMENTS    64 /* bound as one array */
 #define RUN_EXPERT_BINDINGS 4  /* storage buffers of an expert kernel besides its segments, at most */
 
-/* Where the three matrices of one expert stand in its slot, per layer (formats may differ by layer). */
+/* Where the parts of one expert stand in its slot, per layer (formats may differ by layer). All zero: a dense
+ * layer. */
 struct run_expert_layout {
     enum mdl_type gate, up, down;
-    uint32_t up_off, down_off; /* bytes; gate is at 0 */
+    uint32_t up_off, down_off;              /* bytes; gate is at 0 */
+    uint32_t gate_bias, up_bias, down_bias; /* bytes; 0: there is none */
     uint32_t bytes;
 };
 
@@ -42,8 +44,8 @@ struct run_pool_traffic {
 struct run_pool {
     struct gpu_device *dev;
     const struct mdl_model *mdl;
-    uint32_t n_layers, n_experts;
-    const uint32_t *allowed; /* as in the parameters */
+    uint32_t n_layers, n_experts; /* n_experts: 1 at least */
+    const uint32_t *allowed;      /* as in the parameters */
     uint32_t least;
     uint32_t *n_of_layer;              /* allowed, n_layers */
     uint32_t n_allowed, layer_allowed; /* in all, and of the layer with most */

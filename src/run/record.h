@@ -174,9 +174,17 @@ static inline uint32_t pieces_of(const struct run_linear *l)
     return n;
 }
 
-static inline uint32_t shared_width(const struct mdl_config *c)
+/* A layer whose feed-forward network all tokens pass, and nothing else. */
+static inline bool is_dense(const struct run_graph *g, uint32_t layer)
 {
-    return c->n_shared * c->ff_expert;
+    return mdl_is_dense(config_of(g), layer);
+}
+
+/* A list of f32, or what may stand in its place where there is none: any binding. */
+static inline struct gpu_bind list_or(const struct run_graph *g, const struct run_matrix *m,
+                                      struct gpu_bind other)
+{
+    return m->n_src ? weights(g, &m->pieces[0]) : other;
 }
 
 #define PUT(g, k, spec, binds, push, ...)                                                  \

@@ -318,7 +318,7 @@ static enum vkmoe_status feed_text(struct run_session *s, const int32_t *tokens,
 
             TRY(run_pass_layer(&s->pass, &in, layer, last, last && end && !f->fn, err));
             f->index = at;
-            if (!end)
+            if (!end && !mdl_is_dense(&s->model->mdl->config, layer))
                 TRY(run_watch_sum(&s->watch, layer, len, err));
             else if (f->fn)
                 TRY(chunk_logits(s, &in, f, err));

@@ -5,10 +5,19 @@
 #include <string.h>
 
 #include "core/alloc.h"
+#include "model/rope.h"
 #include "run/dot.h"
 
 #define CHUNK_MAX       512u
 #define LOGITS_ROWS_MAX 32u
+
+/* Of the shared expert or of a dense layer, whichever is wider. */
+static uint32_t ffn_width(const struct mdl_config *c)
+{
+    uint32_t shared = mdl_shared_width(c);
+
+    return shared > c->ff_dense ? shared : c->ff_dense;
+}
 
 struct plan { /* one region to take */
     struct run_region *region;
@@ -20,7 +29,7 @@ struct plan { /* one region to take */
 static uint32_t fit_chunk(const struct mdl_config *c, const struct gpu_caps *caps, uint32_t wanted,
                           uint32_t n_ctx, enum vkmoe_watch watch)
 {
-    uint64_t ff = c->n_shared * (uint64_t)c->ff_expert;
+    uint64_t ff = ffn_width(c);
     uint64_t per[] = {
         c->dim,
         (c->n_heads + 2ull * c->n_kv_heads) * c->head_dim,
@@ -83,11 +92,12 @@ static enum vkmoe_status plan_activations(struct run_state *s, const struct mdl_
                                           struct vkmoe_err *err)
 {
     uint64_t t = s->chunk, k = c->n_experts_used, q = (uint64_t)c->n_heads * c->head_dim;
-    uint64_t kv = (uint64_t)c->n_kv_heads * c->head_dim, ff = (uint64_t)c->n_shared * c->ff_expert;
+    uint64_t kv = (uint64_t)c->n_kv_heads * c->head_dim, ff = ffn_width(c);
     uint64_t tiles =
         t * k / TILE_TOKENS + c->n_experts; /* each expert has at most one tile that is not full */
     uint64_t slices = (c->vocab_size + TOPK_SLICE - 1) / TOPK_SLICE;
     uint64_t mask = (uint64_t)c->n_layers * run_mask_words(c) * 4;
+    uint64_t bias = c->has & MDL_HAS_ROUTER_BIAS ? (uint64_t)c->n_layers * c->n_experts * 4 : 0;
     uint64_t stream = s->by_layer ? (uint64_t)s->n_ctx * c->dim * 4 : 4;
     uint64_t xq = run_dot_row_bytes(c->dim > q ? c->dim : (uint32_t)q), off = s->fast_math ? 0 : 4;
     const struct plan list[] = {
@@ -105,7 +115,7 @@ static enum vkmoe_status plan_activations(struct run_state *s, const struct mdl_
         {&s->ys, ff ? t * c->dim * 4 : 4, "shared output"},
         {&s->h, (t > 1 ? t * k : k + 1) * c->ff_expert * 4, "expert hidden"},
         {&s->y, t * k * c->dim * 4, "expert outputs"},
-        {&s->choice, CHOICE_MASK * 4ull + mask, "choice of a token"},
+        {&s->choice, CHOICE_MASK * 4ull + mask + bias, "choice of a token"},
         {&s->tiles, tiles * TILE_WORDS * 4, "expert tiles"},
         {&s->pairs, t * k * 4, "expert pairs"},
         {&s->logits, (uint64_t)s->n_rows * c->vocab_size * 4, "logits"},
@@ -119,36 +129,64 @@ static enum vkmoe_status plan_activations(struct run_state *s, const struct mdl_
     enum vkmoe_status st = VKMOE_OK;
 
     for (uint32_t i = 0; i < COR_COUNT(list); i++)
-        TRY(run_arena_plan(&s->act, list[i].bytes, list[i].name, list[i].region, err));
+        TRY(run_arena_plan(&s->act, list[i].bytes ? list[i].bytes : 4, list[i].name, list[i].region, err));
     s->run = part_of(&s->choice, CHOICE_RUN, (k + 1) * 4);
     s->chosen = part_of(&s->choice, CHOICE_SEL, k * 8);
     s->mask = part_of(&s->choice, CHOICE_MASK, mask);
+    if (bias) {
+        s->bias_at = CHOICE_MASK + (uint32_t)(mask / 4);
+        s->router_bias = part_of(&s->choice, s->bias_at, bias);
+    }
 done:
     return st;
 }
 
-/* cos and sin of pos * theta^(-2i / n_rot), in double: shaders call neither (docs/DESIGN.md section 3). */
-static enum vkmoe_status upload_rope(struct run_state *s, const struct mdl_config *c, struct vkmoe_err *err)
+/* cos and sin of every position, in double: shaders call neither (docs/DESIGN.md section 3). */
+static enum vkmoe_status upload_rope(struct run_state *s, const struct mdl_model *m, struct vkmoe_err *err)
 {
-    uint32_t half = c->n_rot / 2;
+    uint32_t half = m->config.n_rot / 2;
     float *table = cor_array((size_t)s->n_ctx * half * 2, sizeof(*table));
+    double *freq = cor_array(half, sizeof(*freq)), scale;
     enum vkmoe_status st = VKMOE_OK;
 
-    if (!table)
-        return cor_fail(err, VKMOE_ERR_MEMORY, "no memory for the RoPE table of %u positions", s->n_ctx);
-    for (uint32_t i = 0; i < half; i++) {
-        double freq = pow(c->rope_theta, -2.0 * i / c->n_rot);
-
+    if (!table || !freq)
+        FAIL(VKMOE_ERR_MEMORY, "no memory for the RoPE table of %u positions", s->n_ctx);
+    scale = mdl_rope_freqs(&m->config, m->rope_factors, freq);
+    for (uint32_t i = 0; i < half; i++)
         for (uint32_t pos = 0; pos < s->n_ctx; pos++) {
             float *to = table + ((size_t)pos * half + i) * 2;
 
-            to[0] = (float)cos(pos * freq);
-            to[1] = (float)sin(pos * freq);
+            to[0] = (float)(cos(pos * freq[i]) * scale);
+            to[1] = (float)(sin(pos * freq[i]) * scale);
         }
-    }
     TRY(gpu_upload(s->dev, run_arena_buffer(&s->act, &s->rope), s->rope.off, table, s->rope.bytes, err));
 done:
     cor_free(table);
+    cor_free(freq);
+    return st;
+}
+
+/* What router_one adds to its logits: in the buffer of the choice, for it has no binding left. */
+static enum vkmoe_status upload_router_bias(struct run_state *s, const struct mdl_model *m,
+                                            struct vkmoe_err *err)
+{
+    const struct mdl_config *c = &m->config;
+    float *all = cor_array(s->router_bias.bytes / 4 + 1, sizeof(*all));
+    enum vkmoe_status st = VKMOE_OK;
+
+    if (!all)
+        FAIL(VKMOE_ERR_MEMORY, "no memory for the biases of %u routers", c->n_layers);
+    for (uint32_t l = 0; s->router_bias.bytes && l < c->n_layers; l++) {
+        const struct mdl_tensor *t = m->layers[l].router_bias;
+
+        if (t)
+            TRY(mdl_gguf_read(m->gguf, t, 0, all + (size_t)l * c->n_experts, (size_t)t->bytes, err));
+    }
+    if (s->router_bias.bytes)
+        TRY(gpu_upload(s->dev, run_arena_buffer(&s->act, &s->router_bias), s->router_bias.off, all,
+                       s->router_bias.bytes, err));
+done:
+    cor_free(all);
     return st;
 }
 
@@ -156,7 +194,9 @@ enum vkmoe_status run_state_set_mask(struct run_state *s, const uint32_t *allowe
 {
     enum vkmoe_status st = VKMOE_OK;
 
-    TRY(gpu_upload(s->dev, run_arena_buffer(&s->act, &s->mask), s->mask.off, allowed, s->mask.bytes, err));
+    if (s->mask.bytes)
+        TRY(gpu_upload(s->dev, run_arena_buffer(&s->act, &s->mask), s->mask.off, allowed, s->mask.bytes,
+                       err));
     memmove(s->allowed, allowed, s->mask.bytes);
 done:
     return st;
@@ -209,7 +249,7 @@ static enum vkmoe_status create_buffers(struct run_state *s, const struct mdl_co
     TRY(gpu_buffer_create(&s->state, s->dev, head, GPU_MEM_DEVICE, "state", err));
     for (uint32_t i = 0; i < GPU_IN_FLIGHT; i++)
         TRY(gpu_buffer_create(&s->step[i], s->dev, head + changes, GPU_MEM_STEP, "step", err));
-    TRY(gpu_buffer_create(&s->routes, s->dev, (uint64_t)c->n_layers * s->chunk * c->n_experts_used * 8,
+    TRY(gpu_buffer_create(&s->routes, s->dev, (uint64_t)c->n_layers * s->chunk * c->n_experts_used * 8 + 4,
                           GPU_MEM_READ, "routes", err));
     TRY(gpu_buffer_create(&s->mailbox, s->dev, MAIL_WORDS * 4, GPU_MEM_READ, "mailbox", err));
     TRY(gpu_buffer_create(&s->out, s->dev, s->n_top ? TOPK_WORDS(s->n_top) * 4 : s->logits.bytes,
@@ -269,12 +309,13 @@ enum vkmoe_status run_state_create(struct run_state *s, const struct run_model *
     const struct mdl_config *c = &m->mdl->config;
     enum vkmoe_status st = VKMOE_OK;
 
-    s->allowed = cor_alloc(s->mask.bytes);
+    s->allowed = cor_alloc(s->mask.bytes + 1);
     if (!s->allowed)
         FAIL(VKMOE_ERR_MEMORY, "no memory for the expert mask");
     TRY(create_buffers(s, c, err));
     TRY(create_watch(s, c, err));
-    TRY(upload_rope(s, c, err));
+    TRY(upload_rope(s, m->mdl, err));
+    TRY(upload_router_bias(s, m->mdl, err));
     TRY(clear_counts(s, err));
     TRY(run_state_set_mask(s, m->allowed, err));
 done:

@@ -26,7 +26,7 @@ struct run_state {
         part;                 /* (q rows); (n_heads, n_splits, head_dim + 2) partial attention of one token */
     struct run_region counts; /* (n_heads) words of lib/last.glsl, 0 between dispatches */
     struct run_region route, sel; /* (n_experts) router logits; (k, 2) choice: id, weight */
-    struct run_region gu, hs, ys; /* shared expert: (2 ff), (ff), (dim) */
+    struct run_region gu, hs, ys; /* shared expert or dense FFN: (2 ff), (ff), (dim) */
     struct run_region h, y; /* (k, ff_expert), (k, dim); a single token's h has the shared expert behind it */
     /* What one token chose: CHOICE_* of shared/step.h, of which run and chosen are parts */
     struct run_region choice, run, chosen;
@@ -35,6 +35,8 @@ struct run_state {
     struct run_region top;                  /* results of topk by slice */
     struct run_region rope;                 /* (n_ctx, n_rot / 2, 2) cos and sin, computed in double */
     struct run_region mask;                 /* (n_layers, ceil(n_experts / 32)) allowed experts; in choice */
+    struct run_region router_bias;          /* (n_layers, n_experts) behind it; of 0 bytes: there is none */
+    uint32_t bias_at;                       /* its first word in choice; 0: there is none */
     struct run_region stream;               /* (n_ctx, dim) residual stream of a whole text: document pools */
     struct run_region xq, hq, hsq;          /* fast_math: quantised input of a linear, h, hs */
     uint32_t *allowed;                      /* host copy of the mask */

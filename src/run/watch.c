@@ -122,7 +122,7 @@ static void count_outside(struct run_watch *w, uint32_t layer, uint32_t n_tokens
         find_probs(w, layer, logits + (size_t)t * c->n_experts);
         for (uint32_t e = 0; e < c->n_experts; e++)
             out += run_mask_has(w->state->allowed, c, layer, e) ? 0 : w->probs[e];
-        *to += out / c->n_layers;
+        *to += out / (c->n_layers - c->n_dense_layers);
         if (w->doc && !w->summed)
             add_probs(w, layer);
     }

@@ -5,9 +5,10 @@
 
 #include "core/alloc.h"
 
-static uint64_t tensor_rows(const struct mdl_tensor *t)
+/* Of a matrix with rows of so many elements. */
+static uint64_t tensor_rows(const struct mdl_tensor *t, uint32_t cols)
 {
-    return t->dims[1] * t->dims[2] * t->dims[3];
+    return t->dims[0] / cols * t->dims[1] * t->dims[2] * t->dims[3];
 }
 
 /* Cuts rows into pieces of at most caps.max_range bytes. */
@@ -40,22 +41,45 @@ done:
     return st;
 }
 
-static enum vkmoe_status plan_matrix(struct run_arena *arena, struct run_matrix *m,
-                                     const struct mdl_tensor *const *src, uint32_t n_src,
-                                     struct vkmoe_err *err)
+static enum vkmoe_status plan_rows(struct run_arena *arena, struct run_matrix *m,
+                                   const struct mdl_tensor *const *src, uint32_t n_src, uint32_t cols,
+                                   struct vkmoe_err *err)
 {
     uint64_t rows = 0;
 
     for (uint32_t i = 0; i < n_src; i++) {
         m->src[i] = src[i];
-        rows += tensor_rows(src[i]);
+        rows += tensor_rows(src[i], cols);
     }
     m->n_src = n_src;
     m->type = src[0]->type;
     m->rows = (uint32_t)rows;
-    m->cols = (uint32_t)src[0]->dims[0];
+    m->cols = cols;
     m->row_bytes = mdl_row_bytes(m->type, m->cols);
     return plan_pieces(arena, m, err);
+}
+
+static enum vkmoe_status plan_matrix(struct run_arena *arena, struct run_matrix *m,
+                                     const struct mdl_tensor *const *src, uint32_t n_src,
+                                     struct vkmoe_err *err)
+{
+    return plan_rows(arena, m, src, n_src, (uint32_t)src[0]->dims[0], err);
+}
+
+/* Lists of f32; where the first is not there nothing is planned. */
+static enum vkmoe_status plan_list(struct run_arena *arena, struct run_matrix *m,
+                                   const struct mdl_tensor *const *src, uint32_t n_src, struct vkmoe_err *err)
+{
+    enum vkmoe_status st = VKMOE_OK;
+
+    if (!src[0])
+        return VKMOE_OK;
+    TRY(plan_rows(arena, m, src, n_src, 1, err));
+    if (m->n_pieces > 1)
+        st = cor_fail(err, VKMOE_ERR_LIMIT, "%s: %u elements are more than the device binds", src[0]->name,
+                      m->rows);
+done:
+    return st;
 }
 
 static enum vkmoe_status plan_linear(struct run_arena *arena, struct run_linear *l,
@@ -79,13 +103,21 @@ static enum vkmoe_status plan_layer(struct run_arena *arena, struct run_layer_we
                                     const struct mdl_layer *l, struct vkmoe_err *err)
 {
     const struct mdl_tensor *qkv[] = {l->q, l->k, l->v}, *gate_up[] = {l->gate_sh, l->up_sh};
+    const struct mdl_tensor *norms[] = {l->q_norm, l->k_norm}, *biases[] = {l->q_bias, l->k_bias, l->v_bias};
     enum vkmoe_status st = VKMOE_OK;
 
     TRY(plan_matrix(arena, &w->attn_norm, &l->attn_norm, 1, err));
     TRY(plan_linear(arena, &w->qkv, qkv, 3, err));
     TRY(plan_linear(arena, &w->o, &l->o, 1, err));
     TRY(plan_matrix(arena, &w->ffn_norm, &l->ffn_norm, 1, err));
-    TRY(plan_matrix(arena, &w->router, &l->gate_inp, 1, err));
+    TRY(plan_list(arena, &w->qk_norm, norms, 2, err));
+    TRY(plan_list(arena, &w->qkv_bias, biases, 3, err));
+    TRY(plan_list(arena, &w->o_bias, &l->o_bias, 1, err));
+    TRY(plan_list(arena, &w->sinks, &l->sinks, 1, err));
+    TRY(plan_list(arena, &w->router_bias, &l->router_bias, 1, err));
+    TRY(plan_list(arena, &w->shared_gate, &l->shared_gate, 1, err));
+    if (l->gate_inp)
+        TRY(plan_matrix(arena, &w->router, &l->gate_inp, 1, err));
     if (l->gate_sh) {
         TRY(plan_linear(arena, &w->shared_gate_up, gate_up, 2, err));
         TRY(plan_linear(arena, &w->shared_down, &l->down_sh, 1, err));
@@ -162,7 +194,7 @@ static enum vkmoe_status load_piece(const struct run_weights *w, const struct ru
     enum vkmoe_status st = VKMOE_OK;
 
     for (uint32_t i = 0; i < m->n_src && row < end; i++) {
-        uint64_t last = first + tensor_rows(m->src[i]);
+        uint64_t last = first + tensor_rows(m->src[i], m->cols);
         uint64_t stop = last < end ? last : end;
 
         if (row < stop) {
@@ -217,6 +249,12 @@ enum vkmoe_status run_weights_load(struct run_weights *w, const struct mdl_model
         TRY(load_linear(w, &l->o, g, progress, err));
         TRY(load_matrix(w, &l->ffn_norm, g, progress, err));
         TRY(load_matrix(w, &l->router, g, progress, err));
+        TRY(load_matrix(w, &l->qk_norm, g, progress, err));
+        TRY(load_matrix(w, &l->qkv_bias, g, progress, err));
+        TRY(load_matrix(w, &l->o_bias, g, progress, err));
+        TRY(load_matrix(w, &l->sinks, g, progress, err));
+        TRY(load_matrix(w, &l->router_bias, g, progress, err));
+        TRY(load_matrix(w, &l->shared_gate, g, progress, err));
         TRY(load_linear(w, &l->shared_gate_up, g, progress, err));
         TRY(load_linear(w, &l->shared_down, g, progress, err));
     }
@@ -242,6 +280,12 @@ void run_weights_close(struct run_weights *w)
         cor_free(l->attn_norm.pieces);
         cor_free(l->ffn_norm.pieces);
         cor_free(l->router.pieces);
+        cor_free(l->qk_norm.pieces);
+        cor_free(l->qkv_bias.pieces);
+        cor_free(l->o_bias.pieces);
+        cor_free(l->sinks.pieces);
+        cor_free(l->router_bias.pieces);
+        cor_free(l->shared_gate.pieces);
         free_linear(&l->qkv);
         free_linear(&l->o);
         free_linear(&l->shared_gate_up);

@@ -38,9 +38,11 @@ struct run_linear {
 };
 
 struct run_layer_weights {
-    struct run_matrix attn_norm, ffn_norm, router;
+    struct run_matrix attn_norm, ffn_norm, router; /* router: n_src == 0: a dense layer */
     struct run_linear qkv, o;
-    struct run_linear shared_gate_up, shared_down; /* n == 0: no shared expert */
+    struct run_linear shared_gate_up, shared_down; /* or of a dense layer; n == 0: no shared expert */
+    /* Lists of f32 behind each other, each one piece of one column; n_src == 0: there is none. */
+    struct run_matrix qk_norm, qkv_bias, o_bias, sinks, router_bias, shared_gate;
 };
 
 struct run_weights {

@@ -80,6 +80,9 @@
 #define KT_PROGRAM_expert_down_few_arr        KT_MOE
 #define KT_PROGRAM_expert_down_few_sg_arr     KT_MOE
 #define KT_PROGRAM_quant_x                    KT_DOT
+#define KT_PROGRAM_shared_gate                KT_DENSE
+#define KT_PROGRAM_scale_add                  KT_DENSE
+#define KT_PROGRAM_qk_norm                    KT_ATTN
 #define KT_PROGRAM_matvec_dot                 KT_DOT
 #define KT_PROGRAM_matvec_dot_sg              KT_DOT
 #define KT_PROGRAM_matvec_dot_hw              KT_DOT

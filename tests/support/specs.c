@@ -242,6 +242,11 @@ static void add_attention(struct list *l, const struct bench_shape *s, uint32_t 
                                    .v_cache = f16,
                                    .n_splits = 4096 / ATTN_SPLIT};
 
+    const struct spec_qk_norm norm = {
+        64, s->n_heads * s->head_dim, s->n_kv * s->head_dim, s->head_dim, s->head_dim, cor_float_bits(1e-6f)};
+
+    if (f16)
+        ADD(l, qk_norm, "", "", norm);
     ADD(l, rope_kv, f, "", rope);
     ADD(l, attn_one, f, "", attn);
     ADD(l, attn_one_sg, f, "", attn);
@@ -264,6 +269,8 @@ static void add_rest(struct list *l, const struct bench_shape *s)
                                   .rows = 4,
                                   .aligned = 1};
     const struct spec_swiglu swiglu = {128, s->ff};
+    const struct spec_scale_add scale = {128, s->dim, cor_float_bits(1.0f), 1};
+    const struct spec_shared_gate gate = {128, s->dim, s->ff};
     const struct spec_combine combine = {128, s->dim, s->k_used, 1};
     const struct spec_expert_sums sums = {128, s->dim, s->k_used, 1};
     const struct spec_copy_rows rows = {128, s->dim, 0, 1};
@@ -285,6 +292,8 @@ static void add_rest(struct list *l, const struct bench_shape *s)
         ADD(l, router_one_ln, "", "", one);
     ADD(l, group, "", "", group);
     ADD(l, swiglu, "", "", swiglu);
+    ADD(l, scale_add, "", "", scale);
+    ADD(l, shared_gate, "", "", gate);
     ADD(l, combine, "", "", combine);
     ADD(l, expert_sums, "", "", sums);
     ADD(l, copy_rows, "", "", rows);
