@@ -131,7 +131,7 @@ static void rig_open(struct rig *r, const struct way *w, uint32_t workers, uint3
     test_ok(rig_try(r, w, workers, entries, &err), &err);
 }
 
-/* One load of parts of odd sizes, as many as there may be, into a slot; what the slot then holds goes to want. */
+/* One load of parts of odd sizes, as many as there may be, into a slot; what it then holds goes to want. */
 static enum vkmoe_status load(struct rig *r, uint32_t slot, uint64_t *rng, struct vkmoe_err *err)
 {
     const uint32_t n = 1 + (uint32_t)(test_rand(rng) % RUN_FETCH_PARTS);
