@@ -7,9 +7,9 @@ within LIMIT of vkmoe's, and the same likeliest token wherever llama.cpp's best 
 
 architectures: random F32 files of `vkmoe synth --shape tiny-*`, the 32 steps once as a prompt and once,
 behind a prompt of 16, token by token, where the tokens are those that vkmoe chooses. formats: the bundled
-model in each format; llama.cpp gets its F32 twin, for its CPU rounds activations before quantised weights. NAME: only
-these. Needs Node 20 with npm, which fetches llama.cpp's CPU backend once into out/peer. Prints one "figure"
-line per row with the largest relative difference, and a "counts" line; fails past a limit.
+model in each format; llama.cpp gets its F32 twin, for its CPU rounds activations before quantised weights.
+NAME: only these. Needs Node 20 with npm, which fetches llama.cpp's CPU backend once into out/peer. Prints one
+"figure" line per row with the largest relative difference, and a "counts" line; fails past a limit.
 """
 import json
 import pathlib
