@@ -139,14 +139,13 @@ void main()
 
     if (first >= n_keys || split < s0)
         return;
-    uint end = min(n_keys, first + ATTN_SPLIT);
-    first = max(first, seen);
+    uint unseen = first < seen ? seen - first : 0u; /* keys of the split before the window */
     for (uint i = gl_LocalInvocationIndex; i < PAIRS; i += WG) {
         uint at = head * HEAD_DIM + 2u * i;
         query[i] = vec2(qr.data[at], qr.data[at + 1u]) * uintBitsToFloat(SCALE_BITS);
     }
     barrier();
-    attend(first, end - first, head, head * N_KV / N_HEADS,
+    attend(first + unseen, min(n_keys - first, ATTN_SPLIT) - unseen, head, head * N_KV / N_HEADS,
            (head * N_SPLITS + split) * PART);
     uint n_splits = (n_keys + ATTN_SPLIT - 1u) / ATTN_SPLIT;
     if (last_of(head, n_splits - s0))

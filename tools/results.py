@@ -46,6 +46,15 @@ def main():
         out += ["", "Files carved to 12.5 % from F32, against llama.cpp's CPU backend on the same file:", ""]
         out += ["| " + " | ".join(columns) + " |", "|" + "---|" * len(columns)]
         out += ["| " + " | ".join(words) + " |" for words in carved]
+    forced = [figure.split()[1:-1] for r in shards.values() for figure in r.get("figure", [])
+              if figure.startswith("forced-against-peer ") and figure.endswith(" ok")]
+    if forced:
+        columns = ["driver", "architecture or format", "probabilities compared",
+                   "furthest from llama.cpp's, %", "other likeliest tokens", "limit, %"]
+        out += ["", "Random files of every architecture, and the bundled model in every format (llama.cpp has"
+                " its F32 twin), teacher-forced against llama.cpp's CPU backend:", ""]
+        out += ["| " + " | ".join(columns) + " |", "|" + "---|" * len(columns)]
+        out += ["| " + " | ".join(words) + " |" for words in forced]
     ranked = [figure.split()[1:-1] for r in shards.values() for figure in r.get("figure", [])
               if figure.startswith("rank ") and figure.endswith(" ok")]
     if ranked:
