@@ -183,7 +183,7 @@ static void important_columns_are_better(void **state)
             for (uint32_t k = 0; k < entries[e].n; k++) {
                 const double share = weighted[k] / plain[e][k];
 
-                if (entries[e].counts[k] > 0 ? share > 0.97 : share != 1)
+                if (entries[e].counts[k] > 0 ? share > 0.97 : types[t] != MDL_Q2_K && share != 1)
                     fail_msg("type %d, %s, plane %u: %.3f of the weighted error without importances",
                              (int)types[t], entries[e].name, k, share);
             }
@@ -404,7 +404,7 @@ static void check_weights(const char *name, uint64_t planes, uint64_t plane, dou
     for (size_t i = 0; i < DIM; i++)
         total += 9 * threes + slopes * slope(i) * slope(i);
     for (size_t i = 0; i < DIM; i++) {
-        const double want = (9 * threes + slopes * slope(i) * slope(i)) * DIM / total;
+        const double want = sqrt((9 * threes + slopes * slope(i) * slope(i)) * DIM / total);
 
         if (fabs(w[plane * DIM + i] - want) > 1e-5)
             fail_msg("%s, plane %u, column %u: %g, not %g", name, (unsigned)plane, (unsigned)i,

@@ -98,6 +98,7 @@ struct band {
     uint8_t *in, *out;   /* rows as they stand in the files */
     float *row;          /* one row */
     float *weights;      /* of the tensor's columns, (planes, columns); NULL: all the same */
+    float *row_weights;  /* of one row, where that changes them */
     uint64_t at;         /* rows of the tensor written */
     uint32_t n_without;  /* matrices that the imatrix does not know */
     const char *without; /* the first of them */
@@ -127,9 +128,22 @@ static bool fits(enum mdl_type type, const float *row, uint64_t n)
     return true;
 }
 
-static const float *weights_of(const struct band *b, const struct cv_tensor *t, uint64_t row)
+/* Of the values in b->row, which is that row of the tensor. q2_k has so few steps that what is large must be
+ * met first. */
+static const float *weights_of(struct band *b, const struct cv_tensor *t, uint64_t row)
 {
-    return b->weights ? b->weights + row / t->dims[1] * t->dims[0] : NULL;
+    const float *w = b->weights ? b->weights + row / t->dims[1] * t->dims[0] : NULL;
+    const uint64_t n = t->dims[0];
+    double square = 0;
+
+    if (!w || t->type != MDL_Q2_K)
+        return w;
+    for (uint64_t i = 0; i < n; i++)
+        square += (double)b->row[i] * b->row[i] / (double)n;
+    for (uint64_t i = 0; i < n; i++)
+        b->row_weights[i] =
+            square > 0 ? w[i] * (float)sqrt(1 + (double)b->row[i] * b->row[i] / square) : w[i];
+    return b->row_weights;
 }
 
 /* The token embedding is looked up, not multiplied. */
@@ -198,7 +212,8 @@ static enum vkmoe_status convert_tensor(struct band *b, const struct cv_tensor *
     b->in = cor_array((size_t)step, (size_t)cols * sizeof(float));
     b->out = cor_array((size_t)step, (size_t)cols * sizeof(float));
     b->row = cor_array((size_t)cols, sizeof(float));
-    if (!b->in || !b->out || !b->row)
+    b->row_weights = cor_array((size_t)cols, sizeof(float));
+    if (!b->in || !b->out || !b->row || !b->row_weights)
         FAIL(VKMOE_ERR_MEMORY, "%s: tensor %s: no memory for %" PRIu64 " rows of %" PRIu64, b->p->params->in,
              t->name, step, cols);
     b->at = 0;
@@ -213,9 +228,10 @@ done:
     cor_free(b->in);
     cor_free(b->out);
     cor_free(b->row);
+    cor_free(b->row_weights);
     cor_free(b->weights);
     b->in = b->out = NULL;
-    b->row = b->weights = NULL;
+    b->row = b->row_weights = b->weights = NULL;
     return st;
 }
 

@@ -14,7 +14,7 @@ enum {
     DATASET_MAX = 4096
 };
 
-#define LEAST 1e-3f /* weight of a column, where the mean of a plane is 1 */
+#define LEAST 0.03f /* weight of a column, where the mean square of a plane gives 1 */
 
 struct entry { /* of the older format: floats in the file */
     char *name;
@@ -283,7 +283,7 @@ static bool make_weights(float *dst, const float *sums, float count, uint64_t co
         total += sums[i];
     }
     for (uint64_t i = 0; i < cols; i++) {
-        const float w = count > 0 && total > 0 ? (float)(sums[i] * (double)cols / total) : 1;
+        const float w = count > 0 && total > 0 ? (float)sqrt(sums[i] * (double)cols / total) : 1;
 
         dst[i] = w > LEAST ? w : LEAST;
     }

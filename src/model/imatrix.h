@@ -18,10 +18,11 @@ uint32_t mdl_imatrix_entries(const struct mdl_imatrix *m);
 const char *mdl_imatrix_dataset(const struct mdl_imatrix *m);
 uint32_t mdl_imatrix_chunks(const struct mdl_imatrix *m); /* 0: not said */
 
-/* Weights of the columns of a tensor with n planes (experts), (n, cols): mean squares over their own mean in
- * the plane, and at least a thousandth, so that a column which calibration never saw is not given up. Planes
- * without data get ones. *out NULL: the file has nothing for this tensor. cor_free by the caller. Errors:
- * VKMOE_ERR_FORMAT for another shape, negative and not finite numbers. */
+/* Weights of the columns of a tensor with n planes (experts), (n, cols): roots of the mean squares over their
+ * own mean in the plane (docs/FORMATS.md says why roots), and at least 0.03, so that a column which
+ * calibration never saw is not given up. Planes without data get ones. *out NULL: the file has nothing for
+ * this tensor. cor_free by the caller. Errors: VKMOE_ERR_FORMAT for another shape, negative and not finite
+ * numbers. */
 enum vkmoe_status mdl_imatrix_load(float **out, const struct mdl_imatrix *m, const char *tensor,
                                    uint64_t cols, uint64_t n, struct vkmoe_err *err);
 
