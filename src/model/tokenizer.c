@@ -156,8 +156,7 @@ static bool is_end_name(const char *s)
                                         "[e~[",
                                         "<end_of_utterance>",
                                         "<|tool_response>",
-                                        "<\xEF\xBD\x9C"
-                                        "end\xE2\x96\x81of\xE2\x96\x81sentence\xEF\xBD\x9C>"};
+                                        "<\357\275\234end\342\226\201of\342\226\201sentence\357\275\234>"};
 
     return is_one_of(names, COR_COUNT(names), s);
 }
