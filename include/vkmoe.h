@@ -5,7 +5,7 @@
  *   vkmoe_device_open(&dev, ctx, NULL, &err);
  *   vkmoe_model_open(&model, dev, "model.gguf", NULL, &err);
  *   vkmoe_session_create(&ses, model, NULL, &err);
- *   vkmoe_tokenize(model, text, n_bytes, false, &ids, &n, &err);
+ *   vkmoe_tokenize_prompt(model, text, n_bytes, false, &ids, &n, &err);
  *   vkmoe_session_feed(ses, ids, n, &err);
  *   vkmoe_sample(sampler, vkmoe_session_logits(ses), n_vocab, n_vocab, &token, &err);
  *   ...

@@ -45,6 +45,7 @@ MATRIX = [
     ("test_e2e_cli_experts*", ["lavapipe"], []),
     ("test_e2e_cli_bench", ["lavapipe"], []),
     ("test_e2e_cli_pool", ["lavapipe"], []),
+    ("test_e2e_cli_chat", ["lavapipe"], []),
     ("test_e2e_cli*", ["lavapipe"], ["lavapipe"]),  # what the program does around it depends on no driver
     ("test_e2e_budget", ["lavapipe"], []),  # nor do decisions of the host
     ("test_e2e_faults", ["lavapipe"], ["lavapipe"]),

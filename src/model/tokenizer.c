@@ -124,66 +124,6 @@ static bool is_named(uint8_t kind)
     return kind == MDL_TOKEN_CONTROL || kind == MDL_TOKEN_USER || kind == MDL_TOKEN_UNKNOWN;
 }
 
-static bool is_one_of(const char *const *names, size_t n, const char *s)
-{
-    for (size_t i = 0; i < n; i++)
-        if (!strcmp(names[i], s))
-            return true;
-    return false;
-}
-
-/* Names of tokens that end a text or a turn, whatever the file says of them. */
-static bool is_end_name(const char *s)
-{
-    static const char *const names[] = {"<|endoftext|>",
-                                        "<|im_end|>",
-                                        "<|end|>",
-                                        "<|eot_id|>",
-                                        "<|eom_id|>",
-                                        "</s>",
-                                        "<|return|>",
-                                        "<|call|>",
-                                        "<|end_of_text|>",
-                                        "<end_of_turn>",
-                                        "<|flush|>",
-                                        "<|calls|>",
-                                        "<EOT>",
-                                        "_<EOT>",
-                                        "[EOT]",
-                                        "[EOS]",
-                                        "<eos>",
-                                        "<turn|>",
-                                        "[e~[",
-                                        "<end_of_utterance>",
-                                        "<|tool_response>",
-                                        "<\xEF\xBD\x9C"
-                                        "end\xE2\x96\x81of\xE2\x96\x81sentence\xEF\xBD\x9C>"};
-
-    return is_one_of(names, COR_COUNT(names), s);
-}
-
-/* Names that begin or end a turn of a conversation. */
-static bool is_turn_mark(const char *s)
-{
-    static const char *const names[] = {"<s>",
-                                        "<|begin_of_text|>",
-                                        "<|im_start|>",
-                                        "<|start|>",
-                                        "<|start_header_id|>",
-                                        "<|end_header_id|>",
-                                        "<|message|>",
-                                        "<|start_of_role|>",
-                                        "<|end_of_role|>",
-                                        "<|channel|>",
-                                        "<|user|>",
-                                        "<|assistant|>",
-                                        "<|system|>",
-                                        "[INST]",
-                                        "[/INST]",
-                                        "<start_of_turn>"};
-
-    return is_end_name(s) || is_one_of(names, COR_COUNT(names), s);
-}
 /* Length of a string of the specification; past max it is refused before anything is read further. */
 static size_t bounded_length(const char *s, size_t max)
 {
@@ -311,7 +251,7 @@ static enum vkmoe_status load_token(struct mdl_tokenizer *t, const struct mdl_to
     }
     memcpy(dst, text, *n);
     t->n_special++;
-    if (kind == MDL_TOKEN_USER && is_turn_mark(text))
+    if (kind == MDL_TOKEN_USER && mdl_is_turn_mark(text))
         t->kind[i] = MDL_TOKEN_CONTROL;
     return VKMOE_OK;
 }
@@ -485,7 +425,7 @@ static void load_ends(struct mdl_tokenizer *t, const struct mdl_tokenizer_spec *
     for (uint32_t i = 0; i < t->n_special; i++) {
         int32_t id = t->special[i];
 
-        if (t->kind[id] == MDL_TOKEN_CONTROL && is_end_name(s->text[id]) &&
+        if (t->kind[id] == MDL_TOKEN_CONTROL && mdl_is_end_name(s->text[id]) &&
             !(parts && !strcmp(s->text[id], "<|end|>")))
             add_end(t, id);
     }

@@ -74,8 +74,8 @@ struct mdl_tokenizer {
     int32_t *by_bytes; /* hash of the bytes of normal tokens: id + 1, 0: empty */
     uint32_t bytes_mask;
     int32_t byte_id[256]; /* -1: none, of bytes that UTF-8 never has */
-    float *score;     /* SPM: n_tokens */
-    size_t longest;   /* SPM: bytes of the longest normal token */
+    float *score;         /* SPM: n_tokens */
+    size_t longest;       /* SPM: bytes of the longest normal token */
     bool words;       /* SPM: no normal token has a space behind another character, so words merge alone */
     bool add_space;   /* SPM: a text, and one behind a special token, is encoded with a space before it */
     int32_t unk;      /* SPM: -1: none */
@@ -92,6 +92,11 @@ struct mdl_tokenizer {
 bool mdl_merge_find(const struct mdl_tokenizer *t, int32_t left, int32_t right, uint32_t *rank);
 /* Normal token with exactly these bytes; -1: none. */
 int32_t mdl_token_by_bytes(const struct mdl_tokenizer *t, const char *p, size_t n);
+
+/* ---- names (tokenizer_names.c) ---- */
+
+bool mdl_is_end_name(const char *s); /* of a token that ends a text or a turn, whatever the file says of it */
+bool mdl_is_turn_mark(const char *s); /* or begins one */
 
 /* ---- encoding (tokenizer_encode.c, _bpe.c, _spm.c) ---- */
 
