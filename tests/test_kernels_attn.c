@@ -212,8 +212,8 @@ static void test_rope_halves(void **unused)
     cor_free(state);
 }
 
-/* Q8_0: what the encoder makes where nothing is rotated, but for quotients that a device rounds otherwise: one
- * step of a quant, one unit of the scale. What is not finite stays visible. */
+/* Q8_0: what the encoder makes where nothing is rotated, but for quotients that a device rounds otherwise:
+ * one step of a quant, one unit of the scale. What is not finite stays visible. */
 static void test_rope_blocks(void **unused)
 {
     enum { N = 96 };
