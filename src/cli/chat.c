@@ -5,6 +5,7 @@
 #include <string.h>
 
 #include "cli/pool.h"
+#include "cli/sampling.h"
 #include "core/alloc.h"
 #include "core/os.h"
 #include "model/chat.h"
@@ -16,8 +17,8 @@ enum { LINE_MAX_BYTES = 1 << 20, PIECE = 512 };
 struct options {
     struct cli_engine e;
     const char *system, *system_file;
-    int64_t n_predict, seed, top_k;
-    double temp, top_p, min_p, repeat_penalty;
+    struct cli_sampling sampling;
+    int64_t n_predict;
     bool json, no_template;
 };
 
@@ -133,18 +134,6 @@ static enum vkmoe_status hear(struct chat *c, struct reply *r, int32_t token, st
     return VKMOE_OK;
 }
 
-static enum vkmoe_status choose(struct chat *c, int32_t *token, struct vkmoe_err *err)
-{
-    const struct vkmoe_model_info *m = vkmoe_model_facts(c->o->e.mdl);
-    const float *logits = vkmoe_session_logits(c->o->e.ses);
-    const int32_t *ids;
-
-    if (logits)
-        return vkmoe_sample(c->sampler, logits, m->vocab_size, m->n_tokens_used, token, err);
-    uint32_t n = vkmoe_session_top(c->o->e.ses, &ids, &logits);
-    return vkmoe_sample_top(c->sampler, ids, logits, n, m->n_tokens_used, token, err);
-}
-
 /* Why the last token is the last one; NULL: it is not. */
 static const char *reason_to_stop(const struct chat *c, const struct reply *r, int32_t token)
 {
@@ -169,7 +158,7 @@ static enum vkmoe_status decode(struct chat *c, struct reply *r, struct vkmoe_er
 
     cli_status_begin(&c->status, &c->o->e, !c->o->json);
     while (!r->stop) {
-        TRY(choose(c, &token, err));
+        TRY(cli_sample(c->sampler, &c->o->e, &token, err));
         r->out[r->n_out++] = token;
         TRY(hear(c, r, token, err));
         r->stop = reason_to_stop(c, r, token);
@@ -291,12 +280,6 @@ done:
 static enum vkmoe_status open_chat(struct chat *c, struct vkmoe_err *err)
 {
     const struct options *o = c->o;
-    const struct vkmoe_sampler_params sp = {.temp = (float)o->temp,
-                                            .top_k = (int32_t)o->top_k,
-                                            .top_p = (float)o->top_p,
-                                            .min_p = (float)o->min_p,
-                                            .repeat_penalty = (float)o->repeat_penalty,
-                                            .seed = (uint64_t)o->seed};
     char path[4096];
     enum vkmoe_status st = VKMOE_OK;
     size_t n;
@@ -311,7 +294,7 @@ static enum vkmoe_status open_chat(struct chat *c, struct vkmoe_err *err)
     TRY(mdl_tokenizer_from_gguf(&c->tok, c->gguf, err));
     TRY(o->no_template ? mdl_chat_plain(&c->family, c->tok, err)
                        : mdl_chat_open(&c->family, c->gguf, c->tok, err));
-    TRY(vkmoe_sampler_create(&c->sampler, &sp, err));
+    TRY(cli_sampling_create(&c->sampler, &o->sampling, err));
 done:
     return st;
 }
@@ -376,18 +359,10 @@ static void introduce(const struct chat *c)
             device, mdl_chat_family(c->family));
 }
 
-static uint32_t logits_needed(const struct options *o)
-{
-    if (o->repeat_penalty != 1)
-        return 0;
-    return o->temp == 0 ? 1 : o->top_k <= VKMOE_TOP_MAX ? (uint32_t)o->top_k : 0;
-}
-
 static int chat_main(const struct cli_cmd *cmd, int argc, char **argv)
 {
-    struct options o = {.e = CLI_ENGINE_DEFAULTS, .n_predict = -1, .seed = -1};
+    struct options o = {.e = CLI_ENGINE_DEFAULTS, .n_predict = -1};
     struct chat c = {.o = &o};
-    struct vkmoe_sampler_params d;
     struct vkmoe_err err = {0};
     enum vkmoe_status st = VKMOE_OK;
     const struct cli_opt opts[] = {
@@ -398,15 +373,7 @@ static int chat_main(const struct cli_cmd *cmd, int argc, char **argv)
          "lines as they are, without the marks of the file's chat template: for base models", 0, 0},
         {"-n|--n-predict", CLI_INT, &o.n_predict, "N",
          "most tokens of a reply (default -1: until it ends, or the context is full)", -1, 1 << 24},
-        {"-s|--seed", CLI_INT, &o.seed, "SEED", "seed of the sampler (default -1: from the clock)", -1, 9e15},
-        {"--temp", CLI_FLOAT, &o.temp, "T", "default 0.8; 0 is greedy and deterministic", 0, 1e6},
-        {"--top-k", CLI_INT, &o.top_k, "K", "sample from the K likeliest (default 40; 0: all)", 0, 1 << 24},
-        {"--top-p", CLI_FLOAT, &o.top_p, "P",
-         "sample from the likeliest tokens that together hold P (default 0.95; 1: off)", 0, 1},
-        {"--min-p", CLI_FLOAT, &o.min_p, "P",
-         "drop tokens less likely than P times the best (default 0.05; 0: off)", 0, 1},
-        {"--repeat-penalty", CLI_FLOAT, &o.repeat_penalty, "X",
-         "divide recent tokens' logits by X (default 1: off)", 1e-3, 1e3},
+        CLI_SAMPLING_OPTS(o.sampling),
         {"--json", CLI_FLAG, &o.json, NULL, "one JSON object per turn instead of text", 0, 0},
         CLI_POOL_OPTS(o.e),
         CLI_ENGINE_OPTS(o.e),
@@ -414,20 +381,14 @@ static int chat_main(const struct cli_cmd *cmd, int argc, char **argv)
     };
     int status;
 
-    vkmoe_sampler_defaults(&d);
-    o.temp = d.temp;
-    o.top_k = d.top_k;
-    o.top_p = d.top_p;
-    o.min_p = d.min_p;
-    o.repeat_penalty = d.repeat_penalty;
+    cli_sampling_defaults(&o.sampling);
     if ((status = cli_parse(cmd, opts, argc, argv, NULL)) >= 0)
         return status;
     if (o.system && o.system_file)
         return cli_usage(cmd, "give -sys or -sysf");
-    if (o.seed < 0)
-        o.seed = (int64_t)(cor_now_ns() & 0xffffffff);
+    cli_sampling_seed(&o.sampling);
     TRY(open_chat(&c, &err));
-    o.e.params.n_top = logits_needed(&o);
+    o.e.params.n_top = cli_sampling_logits(&o.sampling);
     status = cli_engine_open(&o.e, cmd);
     if (status == CLI_GOOD) {
         cor_catch_interrupt();

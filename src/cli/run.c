@@ -4,6 +4,7 @@
 #include <string.h>
 
 #include "cli/pool.h"
+#include "cli/sampling.h"
 #include "core/alloc.h"
 #include "core/npy.h"
 #include "core/os.h"
@@ -13,8 +14,8 @@ enum { N_CONTEXT = -1, N_DEFAULT = -2 }; /* values of n_predict */
 struct options {
     struct cli_engine e;
     const char *prompt, *file, *tokens, *force, *logits_out;
-    int64_t n_predict, seed, top_k;
-    double temp, top_p, min_p, repeat_penalty;
+    struct cli_sampling sampling;
+    int64_t n_predict;
     bool json, ignore_eos, special;
 };
 
@@ -96,9 +97,7 @@ static uint32_t logits_needed(const struct options *o)
 {
     if (o->logits_out)
         return 0;
-    if (o->force || (o->temp == 0 && o->repeat_penalty == 1))
-        return 1;
-    return o->repeat_penalty == 1 && o->top_k <= VKMOE_TOP_MAX ? (uint32_t)o->top_k : 0;
+    return o->force ? 1 : cli_sampling_logits(&o->sampling);
 }
 
 /* ---- generation
@@ -106,22 +105,15 @@ static uint32_t logits_needed(const struct options *o)
 
 static enum vkmoe_status choose(struct generation *g, int32_t *token, struct vkmoe_err *err)
 {
-    const struct vkmoe_model_info *m = vkmoe_model_facts(g->o->e.mdl);
-    const float *logits = vkmoe_session_logits(g->o->e.ses);
-    const int32_t *ids;
-    uint32_t n;
     enum vkmoe_status st = VKMOE_OK;
 
     if (g->npy)
-        TRY(cor_npy_append(g->npy, logits, err));
+        TRY(cor_npy_append(g->npy, vkmoe_session_logits(g->o->e.ses), err));
     if (g->forced) {
         *token = g->forced[g->n_out];
         vkmoe_sampler_accept(g->sampler, *token);
-    } else if (logits) {
-        TRY(vkmoe_sample(g->sampler, logits, m->vocab_size, m->n_tokens_used, token, err));
     } else {
-        n = vkmoe_session_top(g->o->e.ses, &ids, &logits);
-        TRY(vkmoe_sample_top(g->sampler, ids, logits, n, m->n_tokens_used, token, err));
+        TRY(cli_sample(g->sampler, &g->o->e, token, err));
     }
 done:
     return st;
@@ -258,7 +250,7 @@ static enum vkmoe_status print_json(const struct generation *g, struct vkmoe_err
     printf(", \"text\": ");
     TRY(print_text(g, err));
     printf(", \"stop\": \"%s\", \"seed\": %" PRId64 ", \"fast_math\": %s, \"device\": {\"name\": ", g->stop,
-           g->o->seed, g->o->e.fast_math ? "true" : "false");
+           g->o->sampling.seed, g->o->e.fast_math ? "true" : "false");
     cli_json_string(d->name, strlen(d->name));
     printf(", \"driver\": ");
     cli_json_string(d->driver, strlen(d->driver));
@@ -313,8 +305,8 @@ static void print_stats(const struct generation *g)
             mib(s.state_bytes));
     cli_pool_line(e, 9);
     cli_choice_line(&e->choice, e->mdl, e->ses, 9);
-    if (g->o->temp > 0 && !g->forced)
-        fprintf(stderr, "seed     %" PRId64 "\n", g->o->seed);
+    if (g->o->sampling.temp > 0 && !g->forced)
+        fprintf(stderr, "seed     %" PRId64 "\n", g->o->sampling.seed);
     if (!strcmp(g->stop, "context"))
         fprintf(stderr, "stopped  the context of %" PRIu32 " tokens is full (-c)\n",
                 vkmoe_session_n_ctx(e->ses));
@@ -325,17 +317,11 @@ static void print_stats(const struct generation *g)
 static enum vkmoe_status run_generation(struct generation *g, struct vkmoe_err *err)
 {
     const struct options *o = g->o;
-    const struct vkmoe_sampler_params sp = {.temp = (float)o->temp,
-                                            .top_k = (int32_t)o->top_k,
-                                            .top_p = (float)o->top_p,
-                                            .min_p = (float)o->min_p,
-                                            .repeat_penalty = (float)o->repeat_penalty,
-                                            .seed = (uint64_t)o->seed};
     struct cor_npy_writer *npy;
     enum vkmoe_status st = VKMOE_OK;
 
     TRY(tokenize_inputs(g, err));
-    TRY(vkmoe_sampler_create(&g->sampler, &sp, err));
+    TRY(cli_sampling_create(&g->sampler, &o->sampling, err));
     cor_catch_interrupt(); /* before a temporary file exists */
     if (o->logits_out)
         TRY(cor_npy_create(&g->npy, o->logits_out, vkmoe_model_facts(o->e.mdl)->vocab_size, err));
@@ -366,9 +352,8 @@ static void close_generation(struct generation *g)
 
 static int run_main(const struct cli_cmd *cmd, int argc, char **argv)
 {
-    struct options o = {.e = CLI_ENGINE_DEFAULTS, .n_predict = N_DEFAULT, .seed = -1};
+    struct options o = {.e = CLI_ENGINE_DEFAULTS, .n_predict = N_DEFAULT};
     struct generation g = {.o = &o, .stop = "limit"};
-    struct vkmoe_sampler_params d;
     struct vkmoe_err err = {0};
     enum vkmoe_status st = VKMOE_OK;
     const struct cli_opt opts[] = {
@@ -380,15 +365,7 @@ static int run_main(const struct cli_cmd *cmd, int argc, char **argv)
         {"-n|--n-predict", CLI_INT, &o.n_predict, "N",
          "tokens to generate (default 128, or all of --force; -1: until the context is full)", N_CONTEXT,
          1 << 24},
-        {"-s|--seed", CLI_INT, &o.seed, "SEED", "seed of the sampler (default -1: from the clock)", -1, 9e15},
-        {"--temp", CLI_FLOAT, &o.temp, "T", "default 0.8; 0 is greedy and deterministic", 0, 1e6},
-        {"--top-k", CLI_INT, &o.top_k, "K", "sample from the K likeliest (default 40; 0: all)", 0, 1 << 24},
-        {"--top-p", CLI_FLOAT, &o.top_p, "P",
-         "sample from the likeliest tokens that together hold P (default 0.95; 1: off)", 0, 1},
-        {"--min-p", CLI_FLOAT, &o.min_p, "P",
-         "drop tokens less likely than P times the best (default 0.05; 0: off)", 0, 1},
-        {"--repeat-penalty", CLI_FLOAT, &o.repeat_penalty, "X",
-         "divide recent tokens' logits by X (default 1: off)", 1e-3, 1e3},
+        CLI_SAMPLING_OPTS(o.sampling),
         {"--force", CLI_STR, &o.force, "FILE", "decode this file's text instead of sampling", 0, 0},
         {"--ignore-eos", CLI_FLAG, &o.ignore_eos, NULL, "go on behind end tokens", 0, 0},
         {"--logits-out", CLI_STR, &o.logits_out, "OUT.npy",
@@ -400,12 +377,7 @@ static int run_main(const struct cli_cmd *cmd, int argc, char **argv)
     };
     int n_pos, status;
 
-    vkmoe_sampler_defaults(&d);
-    o.temp = d.temp;
-    o.top_k = d.top_k;
-    o.top_p = d.top_p;
-    o.min_p = d.min_p;
-    o.repeat_penalty = d.repeat_penalty;
+    cli_sampling_defaults(&o.sampling);
     if ((status = cli_parse(cmd, opts, argc, argv, &n_pos)) >= 0)
         return status;
     if (n_pos > 1 || (n_pos == 1 && strcmp(argv[0], "-")))
@@ -417,8 +389,7 @@ static int run_main(const struct cli_cmd *cmd, int argc, char **argv)
         return cli_usage(cmd, "give either -f or -");
     if (!!o.prompt + !!o.file + !!o.tokens != 1)
         return cli_usage(cmd, "give one prompt: -p, -f, - or --tokens");
-    if (o.seed < 0)
-        o.seed = (int64_t)(cor_now_ns() & 0xffffffff);
+    cli_sampling_seed(&o.sampling);
     TRY(read_inputs(&g, &err));
     o.e.params.n_top = logits_needed(&o);
     status = cli_engine_open(&o.e, cmd);

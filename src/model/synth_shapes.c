@@ -4,8 +4,8 @@
 #include "model/synth.h"
 
 /* The first four are trained models, without what they learned: EMO and the bundled one (docs/DESIGN.md,
- * section 12), OLMoE-1B-7B and Qwen3-30B-A3B by the config.json of their makers. The others are for tests, one
- * of each architecture: small, and odd where that is allowed. */
+ * section 12), OLMoE-1B-7B and Qwen3-30B-A3B by the config.json of their makers. The others are for tests,
+ * one of each architecture: small, and odd where that is allowed. */
 static const struct mdl_shape shapes[] = {
     {"emo-1b14b",
      {.arch = "deepseek",
