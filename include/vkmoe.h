@@ -423,9 +423,10 @@ VKMOE_API void vkmoe_session_on_watch(vkmoe_session *ses, vkmoe_watch_fn fn, voi
 enum vkmoe_input {
     VKMOE_INPUT_ATTENTION,   /* q, k and v */
     VKMOE_INPUT_OUTPUT,      /* the projection behind the attention */
-    VKMOE_INPUT_EXPERTS,     /* router, gate and up of the experts that were chosen and of the shared one */
+    VKMOE_INPUT_EXPERTS,     /* router, gate and up of the experts that were chosen and of the shared one,
+                              * or of a dense layer: n_used is 0 then */
     VKMOE_INPUT_DOWN,        /* down of each expert that was chosen */
-    VKMOE_INPUT_SHARED_DOWN, /* down of the shared expert */
+    VKMOE_INPUT_SHARED_DOWN, /* down of the shared expert, or of a dense layer */
     VKMOE_INPUT_HEAD         /* the output head, of all tokens; layer is the number of layers */
 };
 

@@ -6,6 +6,7 @@
 #include "model/convert.h"
 #include "model/model.h"
 #include "model/safetensors.h"
+#include "model/synth.h"
 #include "support/hf.h"
 
 static struct vkmoe_err err;
@@ -689,11 +690,39 @@ static void bundled_model_against_the_checkpoint(void **state)
     mdl_gguf_close(g);
 }
 
+/* Norms, routers and biases of every architecture stay f32, or the file could not be opened. */
+static void every_architecture(void **state)
+{
+    const char *dir = test_tmp();
+    const struct mdl_shape *shape;
+    char in[4200], quantised[4200];
+    size_t n = 0;
+
+    (void)state;
+    snprintf(in, sizeof(in), "%s/in.gguf", dir);
+    snprintf(quantised, sizeof(quantised), "%s/out.gguf", dir);
+    for (size_t i = 0; (shape = mdl_shape_at(i)) != NULL; i++) {
+        const struct mdl_synth_params p = {.out = in, .shape = *shape, .type = MDL_F32, .seed = 1};
+        const struct mdl_convert_params q = {.in = in, .out = quantised, .type = MDL_Q4_0};
+        struct mdl_model *m;
+
+        if (strncmp(shape->name, "tiny-", 5))
+            continue;
+        test_ok(mdl_synth(&p, &err), &err);
+        test_ok(mdl_convert(&q, &err), &err);
+        test_ok(mdl_open(&m, quantised, &err), &err);
+        mdl_close(m);
+        n++;
+    }
+    assert_true(n > 5);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(all_types),
         cmocka_unit_test(gguf_to_gguf),
+        cmocka_unit_test(every_architecture),
         cmocka_unit_test(odd_rows_fall_back_to_f16),
         cmocka_unit_test(other_shapes),
         cmocka_unit_test(missing_keys_are_errors),

@@ -1,8 +1,10 @@
-/* What a session tells of the inputs of its matrices, held against what is known of them otherwise: the
- * embedding, the sums of watched experts, the shared expert's first step, the logits. A pool that is too
- * small for all experts tells the same. */
+/* What a session tells of the inputs of its matrices, of experts and of dense layers, held against what is
+ * known of them otherwise: the embedding, the sums of watched experts, the shared expert's first step, the
+ * logits. A pool that is too small for all experts tells the same. */
 #include <math.h>
+#include <stdio.h>
 
+#include "model/synth.h"
 #include "run/session.h"
 #include "support/device.h"
 
@@ -28,7 +30,7 @@ static size_t row_floats(const struct mdl_config *c, enum vkmoe_input what)
     case VKMOE_INPUT_DOWN:
         return (size_t)c->n_experts_used * c->ff_expert;
     case VKMOE_INPUT_SHARED_DOWN:
-        return (size_t)c->n_shared * c->ff_expert;
+        return mdl_shared_width(c) > c->ff_dense ? mdl_shared_width(c) : c->ff_dense;
     default:
         return c->dim;
     }
@@ -44,14 +46,17 @@ static void on_inputs(void *user, const struct vkmoe_inputs *in)
 {
     struct told *t = user;
     const struct mdl_config *c = &t->m->config;
-    const size_t n = row_floats(c, in->what);
-    const bool chosen = in->what == VKMOE_INPUT_EXPERTS || in->what == VKMOE_INPUT_DOWN;
+    const size_t n =
+        in->what == VKMOE_INPUT_SHARED_DOWN ? mdl_ffn_width(c, in->layer) : row_floats(c, in->what);
+    const bool chosen =
+        (in->what == VKMOE_INPUT_EXPERTS || in->what == VKMOE_INPUT_DOWN) && !mdl_is_dense(c, in->layer);
 
     assert_int_equal(in->n_used, chosen ? c->n_experts_used : 0);
     assert_int_equal(in->width, in->what == VKMOE_INPUT_DOWN ? c->ff_expert : n);
     assert_true(in->pos + in->n_tokens <= N);
     assert_true(in->what == VKMOE_INPUT_HEAD ? in->layer == c->n_layers : in->layer < c->n_layers);
-    memcpy(row_of(t, in->what, in->layer, in->pos), in->rows, in->n_tokens * n * sizeof(float));
+    for (uint32_t i = 0; i < in->n_tokens; i++)
+        memcpy(row_of(t, in->what, in->layer, in->pos + i), in->rows + i * n, n * sizeof(float));
     if (chosen)
         memcpy(t->pairs + ((size_t)in->layer * N + in->pos) * c->n_experts_used * 2, in->pairs,
                (size_t)in->n_tokens * c->n_experts_used * 8);
@@ -87,8 +92,9 @@ static uint64_t feed(struct told *t, struct device_case *d, float *logits)
     memcpy(logits, run_session_logits(s), c->vocab_size * sizeof(float));
     for (int w = 0; w <= VKMOE_INPUT_HEAD; w++) {
         const uint32_t layers = w == VKMOE_INPUT_HEAD ? 1 : c->n_layers;
+        const uint32_t without = w == VKMOE_INPUT_DOWN ? c->n_dense_layers : 0;
 
-        assert_int_equal(t->n_rows[w], layers * N);
+        assert_int_equal(t->n_rows[w], (layers - without) * N);
         h = h * 31 + device_hash(t->rows[w], (size_t)layers * N * row_floats(c, w));
     }
     run_session_destroy(s);
@@ -202,7 +208,7 @@ static void check_experts(const struct told *t, uint32_t layer)
 static void check_shared(const struct told *t, uint32_t layer)
 {
     const struct mdl_config *c = &t->m->config;
-    const uint32_t ff = c->n_shared * c->ff_expert;
+    const uint32_t ff = mdl_ffn_width(c, layer);
     float *gate = load(t->m, t->m->layers[layer].gate_sh), *up = load(t->m, t->m->layers[layer].up_sh);
 
     for (uint32_t pos = 0; pos < N; pos++) {
@@ -218,6 +224,13 @@ static void check_shared(const struct told *t, uint32_t layer)
     }
     cor_free(gate);
     cor_free(up);
+}
+
+static void check_ffn(const struct told *t, uint32_t layer)
+{
+    if (!mdl_is_dense(&t->m->config, layer))
+        check_experts(t, layer);
+    check_shared(t, layer);
 }
 
 static void check_head(const struct told *t, const float *logits)
@@ -249,10 +262,8 @@ static void inputs_are_true(void **state)
     assert_non_null(logits = cor_array(c.model->mdl->config.vocab_size, sizeof(*logits)));
     hash = feed(&t, &c, logits);
     check_first_layer(&t);
-    for (uint32_t l = 0; l < t.m->config.n_layers; l += 3) {
-        check_experts(&t, l);
-        check_shared(&t, l);
-    }
+    for (uint32_t l = 0; l < t.m->config.n_layers; l += 3)
+        check_ffn(&t, l);
     check_head(&t, logits);
     told_free(&t);
     device_close(&c);
@@ -262,6 +273,38 @@ static void inputs_are_true(void **state)
     told_free(&t);
     device_close(&c);
     cor_free(logits);
+}
+
+/* Leading layers without a router are told of as shared experts are. */
+static void dense_layers(void **state)
+{
+    struct mdl_synth_params p = {.shape = *mdl_shape_find("tiny-deepseek"), .type = MDL_F32, .seed = 1};
+    struct device_case c;
+    struct told t;
+    char path[4200];
+    float logits[1024];
+
+    (void)state;
+    device_open(&c, NULL, &(struct device_params){.lazy = true});
+    if (device_slow(&c) && !test_full()) {
+        device_close(&c);
+        return;
+    }
+    device_close(&c);
+    snprintf(path, sizeof(path), "%s/dense.gguf", test_tmp());
+    p.out = path;
+    test_ok(mdl_synth(&p, &err), &err);
+    for (int32_t i = 0; i < N; i++)
+        tokens[i] = 40 + i * 7 % 100;
+    device_open(&c, path, &(struct device_params){.lazy = true});
+    assert_true(c.model->mdl->config.n_dense_layers && c.model->mdl->config.vocab_size <= 1024);
+    feed(&t, &c, logits);
+    check_first_layer(&t);
+    for (uint32_t l = 0; l < t.m->config.n_layers; l++)
+        check_ffn(&t, l);
+    check_head(&t, logits);
+    told_free(&t);
+    device_close(&c);
 }
 
 /* Nothing is told, and no time lost, unless a session asks. */
@@ -293,6 +336,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(inputs_are_true),
+        cmocka_unit_test(dense_layers),
         cmocka_unit_test(others_tell_nothing),
     };
 

@@ -8,7 +8,7 @@
 
 #include "core/alloc.h"
 
-/* Of a layer; SHARED is EXPERTS for all tokens. */
+/* Of a layer; SHARED is EXPERTS for all tokens, and all that a dense layer has. */
 enum kind { ATTENTION, OUTPUT, EXPERTS, DOWN, SHARED, SHARED_DOWN, KINDS };
 
 static enum vkmoe_status init(struct xp_squares *s, uint32_t planes, uint32_t cols, struct vkmoe_err *err)
@@ -39,9 +39,9 @@ enum vkmoe_status xp_inputs_init(struct xp_inputs *x, const struct mdl_model *m,
         TRY(init(&s[OUTPUT], 1, c->n_heads * c->head_dim, err));
         TRY(init(&s[EXPERTS], mdl_expert_count(m, l), c->dim, err));
         TRY(init(&s[DOWN], mdl_expert_count(m, l), c->ff_expert, err));
-        if (c->n_shared) {
+        if (mdl_ffn_width(c, l)) {
             TRY(init(&s[SHARED], 1, c->dim, err));
-            TRY(init(&s[SHARED_DOWN], 1, c->n_shared * c->ff_expert, err));
+            TRY(init(&s[SHARED_DOWN], 1, mdl_ffn_width(c, l), err));
         }
     }
     TRY(init(&x->head, 1, c->dim, err));

@@ -49,11 +49,18 @@ done:
 
 static bool stays_f32(const struct mdl_model *m, const struct mdl_tensor *t)
 {
+    struct mdl_part parts[MDL_LAYER_PARTS];
+
     if (t->n_dims == 1)
         return true;
-    for (uint32_t i = 0; i < m->config.n_layers; i++)
-        if (m->layers[i].gate_inp == t)
-            return true;
+    for (uint32_t i = 0; i < m->config.n_layers; i++) {
+        const struct mdl_tensor *const *of = (const struct mdl_tensor *const *)&m->layers[i];
+
+        mdl_layer_parts(parts, &m->config, i);
+        for (size_t k = 0; k < MDL_LAYER_PARTS; k++)
+            if (of[k] == t)
+                return parts[k].f32;
+    }
     return false;
 }
 

@@ -31,29 +31,35 @@ done:
     return st;
 }
 
-/* The layer's experts have run: their input, kept since the attention, and what each of them put before its
- * second step. */
+/* The layer's feed-forward has run: its input, kept since the attention, and what each expert put before its
+ * second step. A dense layer is a shared expert without others. */
 static enum vkmoe_status show_experts(struct run_inputs *i, const struct run_step *in, uint32_t layer,
                                       const uint32_t *sel, struct vkmoe_err *err)
 {
     const struct mdl_config *c = &i->model->mdl->config;
     const struct run_state *s = i->state;
+    const bool dense = mdl_is_dense(c, layer);
+    const uint32_t width = mdl_ffn_width(c, layer);
     struct vkmoe_inputs what = {.what = VKMOE_INPUT_EXPERTS,
                                 .layer = layer,
                                 .width = c->dim,
-                                .n_used = c->n_experts_used,
+                                .n_used = dense ? 0 : c->n_experts_used,
                                 .rows = i->normed,
-                                .pairs = sel};
-    enum vkmoe_status st;
+                                .pairs = dense ? NULL : sel};
+    enum vkmoe_status st = VKMOE_OK;
 
+    if (dense && in->n_tokens > 1) /* normed in this part */
+        TRY(take(i, &s->xn, i->normed, (uint64_t)in->n_tokens * c->dim, err));
     tell(i, in, what);
-    what.what = VKMOE_INPUT_DOWN;
-    what.width = c->ff_expert;
-    what.rows = i->rows;
-    TRY(take(i, &s->h, i->rows, (uint64_t)in->n_tokens * c->n_experts_used * c->ff_expert, err));
-    tell(i, in, what);
-    if (c->n_shared)
-        TRY(show(i, in, &s->hs, VKMOE_INPUT_SHARED_DOWN, layer, c->n_shared * c->ff_expert, err));
+    if (!dense) {
+        what.what = VKMOE_INPUT_DOWN;
+        what.width = c->ff_expert;
+        what.rows = i->rows;
+        TRY(take(i, &s->h, i->rows, (uint64_t)in->n_tokens * c->n_experts_used * c->ff_expert, err));
+        tell(i, in, what);
+    }
+    if (width)
+        TRY(show(i, in, &s->hs, VKMOE_INPUT_SHARED_DOWN, layer, width, err));
 done:
     return st;
 }
@@ -112,8 +118,7 @@ enum vkmoe_status run_inputs_create(struct run_inputs *i, const struct run_model
 {
     const struct mdl_config *c = &m->mdl->config;
     const uint64_t widths[] = {c->dim, (uint64_t)c->n_heads * c->head_dim,
-                               (uint64_t)c->n_experts_used * c->ff_expert,
-                               (uint64_t)c->n_shared * c->ff_expert};
+                               (uint64_t)c->n_experts_used * c->ff_expert, mdl_shared_width(c), c->ff_dense};
     enum vkmoe_status st = VKMOE_OK;
     uint64_t widest = 0;
 

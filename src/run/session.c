@@ -105,10 +105,10 @@ enum vkmoe_status run_session_create(struct run_session **out, struct run_model 
     s->model = m;
     if (p->n_top > TOPK_MAX)
         FAIL(VKMOE_ERR_ARGUMENT, "the %u best logits: at most %d are possible", p->n_top, TOPK_MAX);
-    if (p->doc_experts && p->watch >= VKMOE_WATCH_INPUTS)
-        FAIL(VKMOE_ERR_ARGUMENT, "a session with a document pool does not show the inputs of matrices");
     if (p->doc_experts)
         TRY(check_doc(m, p->doc_experts, err));
+    if (p->doc_experts && p->watch >= VKMOE_WATCH_INPUTS)
+        FAIL(VKMOE_ERR_ARGUMENT, "a session with a document pool does not show the inputs of matrices");
     s->logits = p->n_top ? NULL : cor_array(m->mdl->config.vocab_size, sizeof(float));
     if (!s->logits && !p->n_top)
         FAIL(VKMOE_ERR_MEMORY, "no memory for %u logits", m->mdl->config.vocab_size);
