@@ -6,6 +6,7 @@
 #include "model/convert.h"
 #include "model/model.h"
 #include "model/safetensors.h"
+#include "model/synth.h"
 #include "support/hf.h"
 
 static struct vkmoe_err err;
@@ -689,11 +690,35 @@ static void bundled_model_against_the_checkpoint(void **state)
     mdl_gguf_close(g);
 }
 
+/* Norms, routers, biases and sinks stay F32 in files of every architecture, or they could not be opened. */
+static void every_architecture(void **state)
+{
+    char in[4300], out[4300];
+    const struct mdl_shape *s;
+
+    (void)state;
+    snprintf(in, sizeof(in), "%s/in.gguf", test_tmp());
+    snprintf(out, sizeof(out), "%.4200s.out", in);
+    for (size_t i = 2; (s = mdl_shape_at(i)) != NULL; i++) {
+        const struct mdl_synth_params p = {.out = in, .shape = *s, .type = MDL_F32, .seed = 1};
+        struct mdl_model *m;
+
+        test_ok(mdl_synth(&p, &err), &err);
+        test_ok(mdl_convert(&(struct mdl_convert_params){.in = in, .out = out, .type = MDL_Q8_0}, &err),
+                &err);
+        test_ok(mdl_open(&m, out, &err), &err);
+        assert_int_equal(mdl_main_matrix(m)->type, MDL_Q8_0);
+        assert_memory_equal(m->config.arch, s->config.arch, sizeof(m->config.arch));
+        mdl_close(m);
+    }
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(all_types),
         cmocka_unit_test(gguf_to_gguf),
+        cmocka_unit_test(every_architecture),
         cmocka_unit_test(odd_rows_fall_back_to_f16),
         cmocka_unit_test(other_shapes),
         cmocka_unit_test(missing_keys_are_errors),

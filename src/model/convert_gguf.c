@@ -41,9 +41,12 @@ done:
     return st;
 }
 
+/* Norms, routers and biases: those of experts have two dimensions. */
 static bool stays_f32(const struct mdl_model *m, const struct mdl_tensor *t)
 {
-    if (t->n_dims == 1)
+    const size_t n = strlen(t->name);
+
+    if (t->n_dims == 1 || (n > 5 && !strcmp(t->name + n - 5, ".bias")))
         return true;
     for (uint32_t i = 0; i < m->config.n_layers; i++)
         if (m->layers[i].gate_inp == t)
