@@ -570,6 +570,7 @@ static void test_bench_pool(void **state)
 static void test_inspect(void **state)
 {
     struct cli_result r;
+    const char *dense = cli_path(test_tmp(), "dense.gguf");
     cJSON *o;
 
     (void)state;
@@ -584,6 +585,11 @@ static void test_inspect(void **state)
     cli_good(&r, "inspect", "--tensors");
     assert_non_null(strstr(r.out, "blk.5.ffn_down_exps.weight"));
     assert_int_equal(r.n_err, 0);
+    cli_result_free(&r);
+    cli_good(&r, "synth", "--shape", "tiny-qwen3", "--type", "f32", "-o", dense); /* without experts */
+    cli_result_free(&r);
+    cli_good(&r, "inspect", "--experts", dense);
+    assert_non_null(strstr(r.out, "dense layers   3, all, width 96"));
     cli_result_free(&r);
 }
 

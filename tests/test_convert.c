@@ -711,6 +711,8 @@ static void every_architecture(void **state)
         test_ok(mdl_synth(&p, &err), &err);
         test_ok(mdl_convert(&q, &err), &err);
         test_ok(mdl_open(&m, quantised, &err), &err);
+        assert_int_equal(mdl_main_matrix(m)->type, MDL_Q4_0);
+        assert_string_equal(m->config.arch, shape->config.arch);
         mdl_close(m);
         n++;
     }

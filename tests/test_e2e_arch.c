@@ -213,12 +213,27 @@ static void test_document_pool(void **state)
     device_close(&c);
 }
 
+/* Without experts there is nothing to watch. */
+static void test_no_experts(void **state)
+{
+    const struct run_session_params sp = {.n_ctx = 8, .watch = VKMOE_WATCH_ROUTER};
+    struct run_session *s;
+    struct device_case c;
+
+    (void)state;
+    device_open(&c, make("tiny-qwen3"), &(struct device_params){.model = NULL});
+    assert_int_equal(run_session_create(&s, c.model, &sp, &err), VKMOE_ERR_ARGUMENT);
+    assert_non_null(strstr(err.message, "without experts"));
+    device_close(&c);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_reference),
         cmocka_unit_test(test_carved),
         cmocka_unit_test(test_document_pool),
+        cmocka_unit_test(test_no_experts),
     };
 
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -127,6 +127,8 @@ static const struct change changes[] = {
     {.key = "deepseek.attention.head_count_kv", .type = MDL_GGUF_U32, .number = 3, .says = "multiple"},
     {.drop = "deepseek.attention.key_length"},
     {.key = "deepseek.attention.key_length", .type = MDL_GGUF_U32, .number = 15, .says = "even"},
+    {.key = "deepseek.attention.key_length", .type = MDL_GGUF_U32, .number = 512, .says = "key_length"},
+    {.key = "deepseek.expert_group_count", .type = MDL_GGUF_U32, .number = 8, .says = "expert_group_count"},
     {.key = "deepseek.attention.value_length", .type = MDL_GGUF_U32, .number = 8, .says = "equal"},
     {.drop = "deepseek.attention.layer_norm_rms_epsilon", .says = "rms_epsilon"},
     {.key = "deepseek.attention.layer_norm_rms_epsilon",

@@ -54,6 +54,31 @@ static void test_shapes(void **state)
     mdl_close(m);
 }
 
+/* The keys of every shape say all of it. */
+static void test_every_shape(void **state)
+{
+    const char *path = cli_path(test_tmp(), "x.gguf");
+    const struct mdl_shape *s;
+
+    (void)state;
+    for (size_t i = 2; (s = mdl_shape_at(i)) != NULL; i++) { /* the first are large */
+        const struct mdl_synth_params p = {.out = path, .shape = *s, .type = MDL_F32, .seed = 1};
+        struct mdl_config want = s->config;
+        struct mdl_model *m;
+
+        test_ok(mdl_synth(&p, &err), &err);
+        test_ok(mdl_open(&m, path, &err), &err);
+        assert_true(cor_file_size(m->gguf->file) < 3u << 20);
+        assert_int_equal(m->head == m->embed, s->tied);
+        assert_int_equal(m->rope_factors != NULL, s->rope_factors);
+        if (want.rope_scaling.yarn && !want.rope_scaling.attn_factor)
+            want.rope_scaling.attn_factor = 1; /* as it is read */
+        if (memcmp(&m->config, &want, sizeof(want)) != 0)
+            fail_msg("%s is not read as it was meant", s->name);
+        mdl_close(m);
+    }
+}
+
 static void test_impossible(void **state)
 {
     const char *dir = test_tmp();
@@ -338,11 +363,11 @@ static void test_interrupt(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_shapes),        cmocka_unit_test(test_impossible),
-        cmocka_unit_test(test_values),        cmocka_unit_test(test_tokenizer),
-        cmocka_unit_test(test_decode),        cmocka_unit_test(test_same_bytes),
-        cmocka_unit_test(test_every_failure), cmocka_unit_test(test_program),
-        cmocka_unit_test(test_interrupt),
+        cmocka_unit_test(test_shapes),     cmocka_unit_test(test_every_shape),
+        cmocka_unit_test(test_impossible), cmocka_unit_test(test_values),
+        cmocka_unit_test(test_tokenizer),  cmocka_unit_test(test_decode),
+        cmocka_unit_test(test_same_bytes), cmocka_unit_test(test_every_failure),
+        cmocka_unit_test(test_program),    cmocka_unit_test(test_interrupt),
     };
 
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -56,6 +56,7 @@ MATRIX = [
     ("test_e2e_carve", ["lavapipe"], []),
     ("test_e2e_pool", ["lavapipe"], []),
     ("test_e2e_hazards", ["lavapipe"], ["lavapipe"]),
+    ("test_e2e_arch", ["lavapipe", "swiftshader"], []),
     ("test_e2e_session", ["lavapipe", "swiftshader"], []),
     ("test_e2e*", ["lavapipe", "swiftshader"], ["lavapipe"]),
     ("test_*", [""], [""]),

@@ -128,8 +128,9 @@ static void measure(struct report *r)
         n_active += n < c->n_experts_used ? n : c->n_experts_used;
         r->unequal = r->unequal || (n != c->n_experts && !mdl_is_dense(c, l));
     }
-    add_share(&r->expert, &r->parts[ROUTED], 1, r->n_routed);
-    r->expert.tensors = 3;
+    if (r->n_routed)
+        add_share(&r->expert, &r->parts[ROUTED], 1, r->n_routed);
+    r->expert.tensors = r->n_routed ? 3 : 0;
     add_share(&r->layer, &r->expert, c->n_experts, 1);
     /* A token reads one row of the embedding, which is not counted, unless the head is the same matrix. */
     add_share(&r->active, &r->dense, 1, 1);

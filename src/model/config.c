@@ -4,7 +4,7 @@
 #include <stdio.h>
 #include <string.h>
 
-enum { EXPERTS_MAX = 512, TOP_K_MAX = 32, WIDTH_MAX = 1 << 24, LAYERS_MAX = 1 << 14 };
+enum { EXPERTS_MAX = 512, TOP_K_MAX = 32, WIDTH_MAX = 1 << 24, LAYERS_MAX = 1 << 14, HEAD_MAX = 256 };
 
 /* Where the width of an expert is stated. */
 enum ff_key {
@@ -207,9 +207,12 @@ static enum vkmoe_status read_attention(struct mdl_config *c, struct reader *r)
     if (!has(r, "attention.key_length") && c->dim % c->n_heads)
         FAIL(VKMOE_ERR_FORMAT, "%s: %s is missing, and embedding_length %u is not a multiple of %u heads",
              r->path, r->key, c->dim, c->n_heads);
-    TRY(get_u32_optional(r, "attention.key_length", &c->head_dim, 2, 65536));
+    TRY(get_u32_optional(r, "attention.key_length", &c->head_dim, 2, HEAD_MAX));
     value_length = c->head_dim;
-    TRY(get_u32_optional(r, "attention.value_length", &value_length, 2, 65536));
+    TRY(get_u32_optional(r, "attention.value_length", &value_length, 2, HEAD_MAX));
+    if (c->head_dim > HEAD_MAX)
+        FAIL(VKMOE_ERR_UNSUPPORTED, "%s: heads of %u elements, at most %d are supported", r->path,
+             c->head_dim, HEAD_MAX);
     if (value_length != c->head_dim || c->head_dim % 2 || !c->head_dim)
         FAIL(VKMOE_ERR_UNSUPPORTED, "%s: head sizes %u (keys) and %u (values) must be equal and even",
              r->path, c->head_dim, value_length);
@@ -283,8 +286,9 @@ static enum vkmoe_status read_gating(struct mdl_config *c, struct reader *r)
 {
     enum vkmoe_status st = VKMOE_OK;
     struct vkmoe_err *err = r->err;
-    uint32_t gating = 1;
+    uint32_t gating = 1, groups = 0;
 
+    TRY(get_u32_optional(r, "expert_group_count", &groups, 0, 1)); /* more would restrict the choice */
     c->norm_topk = r->a->norm_topk;
     if (has(r, "expert_weights_norm"))
         TRY(mdl_gguf_bool(r->g, r->key, &c->norm_topk, err));

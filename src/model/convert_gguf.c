@@ -47,6 +47,7 @@ done:
     return st;
 }
 
+/* Norms, routers and biases: those of experts have two dimensions. */
 static bool stays_f32(const struct mdl_model *m, const struct mdl_tensor *t)
 {
     struct mdl_part parts[MDL_LAYER_PARTS];

@@ -162,7 +162,7 @@ static const struct mdl_shape shapes[] = {
       .ff_expert = 32,
       .expert_scale = 1,
       .norm_topk = true,
-      .rope_scaling = {.factor = 2},
+      .rope_scaling = {.factor = 2, .attn_factor = 0.75f},
       .rms_eps = 1e-5f,
       .vocab_size = 320,
       .n_ctx_train = 256},

@@ -105,6 +105,9 @@ enum vkmoe_status run_session_create(struct run_session **out, struct run_model 
     s->model = m;
     if (p->n_top > TOPK_MAX)
         FAIL(VKMOE_ERR_ARGUMENT, "the %u best logits: at most %d are possible", p->n_top, TOPK_MAX);
+    if ((p->watch || p->doc_experts) && !m->mdl->config.n_experts)
+        FAIL(VKMOE_ERR_ARGUMENT, "%s: a model without experts has no router to watch and no document pools",
+             cor_file_path(m->mdl->gguf->file));
     if (p->doc_experts)
         TRY(check_doc(m, p->doc_experts, err));
     if (p->doc_experts && p->watch >= VKMOE_WATCH_INPUTS)
