@@ -61,11 +61,13 @@ static void test_every_shape(void **state)
     const struct mdl_shape *s;
 
     (void)state;
-    for (size_t i = 2; (s = mdl_shape_at(i)) != NULL; i++) { /* the first are large */
+    for (size_t i = 0; (s = mdl_shape_at(i)) != NULL; i++) {
         const struct mdl_synth_params p = {.out = path, .shape = *s, .type = MDL_F32, .seed = 1};
         struct mdl_config want = s->config;
         struct mdl_model *m;
 
+        if (strncmp(s->name, "tiny-", 5)) /* large */
+            continue;
         test_ok(mdl_synth(&p, &err), &err);
         test_ok(mdl_open(&m, path, &err), &err);
         assert_true(cor_file_size(m->gguf->file) < 3u << 20);
