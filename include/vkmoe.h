@@ -231,7 +231,7 @@ struct vkmoe_model_params {
 struct vkmoe_model_info {
     uint32_t vocab_size;
     uint32_t n_layers;
-    uint32_t n_experts;      /* routed, per layer */
+    uint32_t n_experts;      /* routed, per layer; 0: all layers are dense */
     uint32_t n_experts_used; /* routed, per token */
     uint32_t n_shared;       /* shared experts per layer */
     uint32_t n_ctx_train;
