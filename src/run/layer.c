@@ -713,6 +713,13 @@ void run_record_head(const struct run_graph *g, bool all)
     run_part_end(g->prog);
 }
 
+/* Dispatches that only some architectures have, and Granite's scales of attention and shared expert. */
+static uint32_t extras(const struct run_layer_weights *l, const struct mdl_config *c)
+{
+    return (l->qk_norm.n_src > 0) + (l->qkv_bias.n_src > 0) + (l->o_bias.n_src > 0) +
+           (l->router_bias.n_src > 0) + (l->shared_gate.n_src > 0) + (c->residual_scale > 0 ? 2 : 0);
+}
+
 uint32_t run_count_dispatches(const struct run_model *m)
 {
     const struct run_weights *w = &m->weights;
@@ -722,7 +729,7 @@ uint32_t run_count_dispatches(const struct run_model *m)
         const struct run_layer_weights *l = &w->layers[i];
 
         n += pieces_of(&l->qkv) + pieces_of(&l->o) + 2 * l->router.n_pieces + pieces_of(&l->shared_gate_up) +
-             pieces_of(&l->shared_down) + 2 * run_moe_dispatches(&m->pool) + 28;
+             pieces_of(&l->shared_down) + 2 * run_moe_dispatches(&m->pool) + 20 + extras(l, &m->mdl->config);
     }
     return n;
 }
