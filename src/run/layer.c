@@ -66,13 +66,16 @@ struct mat_use {
     bool many;                 /* mat-mul over rows, else mat-vec */
     bool count_rows;           /* rows of the output head, else tokens */
     bool out_rows;             /* the output head, for its cost */
+    bool as_expert;            /* the same bits as where the matrix is one more expert's: none by texels */
     struct gpu_bind quantised; /* `in` for run/dot.h, where that takes the matrices */
 };
 
 static void matrix_piece(const struct run_graph *graph, const struct run_matrix *m, const struct run_piece *p,
                          uint32_t out0, const struct mat_use *u)
 {
-    const struct run_graph suited = run_suited(graph, m->type, m->type), *g = &suited;
+    struct run_graph suited = run_suited(graph, m->type, m->type), *g = &suited;
+
+    suited.variants.texels &= !u->as_expert;
     const struct spec_mat spec = {
         .wg = u->many ? tile_lanes(g, m->cols) : row_lanes(g, m->cols),
         .k = m->cols,
@@ -453,7 +456,8 @@ static void shared_gate_up(const struct run_graph *g, uint32_t layer)
     const struct run_state *s = g->state;
     const struct mat_use use = {act(g, &s->xn),  act(g, &s->gu),
                                 c->dim,          2 * mdl_ffn_width(c, layer),
-                                .many = g->many, .quantised = act(g, &s->xq)};
+                                .many = g->many, .quantised = act(g, &s->xq),
+                                .as_expert = !is_dense(g, layer)};
 
     linear(g, &g->model->weights.layers[layer].shared_gate_up, &use);
 }
@@ -463,7 +467,8 @@ static void shared_down(const struct run_graph *g, uint32_t layer)
     const struct mdl_config *c = config_of(g);
     const struct run_state *s = g->state;
     const struct mat_use use = {act(g, &s->hs), act(g, &s->ys),  mdl_ffn_width(c, layer),
-                                c->dim,         .many = g->many, .quantised = act(g, &s->hsq)};
+                                c->dim,         .many = g->many, .quantised = act(g, &s->hsq),
+                                .as_expert = true};
 
     linear(g, &g->model->weights.layers[layer].shared_down, &use);
 }
