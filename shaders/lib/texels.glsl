@@ -33,22 +33,26 @@ uint quant_byte(uint format, uint b, uint e)
     return first + (format == FMT_Q4_0 ? e % 16u : e);
 }
 
-/* Bits below those of element e in its word. The uppermost ones are moved down instead. */
-uint quant_place(uint format, uint b, uint e)
+/* Bits below those of element e in its word. The uppermost quant is moved down, the others are masked. */
+uint quant_at(uint format, uint b, uint e)
 {
-    uint place = 8u * (quant_byte(format, b, e) % 4u) + (format == FMT_Q4_0 ? e / 16u * 4u : 0u);
-    return place == (format == FMT_Q4_0 ? 28u : 24u) ? 0u : place;
+    return 8u * (quant_byte(format, b, e) % 4u) + (format == FMT_Q4_0 ? e / 16u * 4u : 0u);
 }
 
-/* Element e of block b of the unit, plus 8 or 128, times 2^quant_place. */
+bool quant_is_top(uint format, uint at)
+{
+    return at == (format == FMT_Q4_0 ? 28u : 24u);
+}
+
+/* Element e of block b of the unit, plus 8 or 128, times 2^quant_at unless it is on top. */
 float quant(uint format, uint b, uint e)
 {
-    uint byte = quant_byte(format, b, e), bits = format == FMT_Q4_0 ? 4u : 8u;
-    uint word = unit_words[b / 2u * pair_words(format) + byte / 4u];
-    uint at = 8u * (byte % 4u) + (format == FMT_Q4_0 ? e / 16u * 4u : 0u);
+    uint word = unit_words[b / 2u * pair_words(format) + quant_byte(format, b, e) / 4u];
+    uint at = quant_at(format, b, e);
     if (format == FMT_Q8_0)
         word ^= 0x80808080u;
-    return at + bits == 32u ? float(int(word >> at)) : float(int(word & (((1u << bits) - 1u) << at)));
+    return float(int(quant_is_top(format, at) ? word >> at
+                                              : word & ((format == FMT_Q4_0 ? 15u : 255u) << at)));
 }
 
 /* Keeps a unit of the input row that starts at element x0. */
@@ -59,8 +63,10 @@ void texels_keep(uint format, uint x0, uint unit)
         [[unroll]] for (uint i = 0u; i < 8u; i++) {
             vec4 x = LOAD_X4((x0 + unit * UNIT) / 4u + b * 8u + i);
             sum += (x.x + x.y) + (x.z + x.w);
-            [[unroll]] for (uint j = 0u; j < 4u; j++)
-                kept[b * 32u + i * 4u + j] = x[j] / float(1u << quant_place(format, b, i * 4u + j));
+            [[unroll]] for (uint j = 0u; j < 4u; j++) {
+                uint at = quant_at(format, b, i * 4u + j);
+                kept[b * 32u + i * 4u + j] = quant_is_top(format, at) ? x[j] : x[j] / float(1u << at);
+            }
         }
         kept_sum[b] = sum * (format == FMT_Q4_0 ? 8.0 : 128.0);
     }

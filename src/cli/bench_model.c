@@ -96,17 +96,18 @@ static void name_type(struct bench_model *m, const struct mdl_model *mdl)
         snprintf(m->type, sizeof(m->type), "%s %.2fM %s", mdl->config.arch, (double)m->params * 1e-6, format);
 }
 
-static uint64_t cache_bytes(enum vkmoe_kv_type t, uint64_t n)
+/* type: as -ctk and -ctv name it. */
+static uint64_t cache_bytes(const char *type, uint64_t n)
 {
-    return bench_cache_bytes(t == VKMOE_KV_F32 ? MDL_F32 : t == VKMOE_KV_Q8_0 ? MDL_Q8_0 : MDL_F16, n);
+    return bench_cache_bytes((uint32_t)mdl_type_by_name(type)->type, n);
 }
 
 void bench_bytes(const struct cli_engine *e, const struct bench_model *m, double pos, double *weights,
                  double *cache)
 {
     *weights = (double)m->weight_bytes;
-    *cache = (pos + 1) * (double)(cache_bytes(e->params.kv_k, m->cache_row_elems) +
-                                  cache_bytes(e->params.kv_v, m->cache_row_elems));
+    *cache = (pos + 1) * (double)(cache_bytes(e->kv_k, m->cache_row_elems) +
+                                  cache_bytes(e->kv_v, m->cache_row_elems));
 }
 
 enum vkmoe_status bench_model_read(struct bench_model *m, const char *path, struct vkmoe_err *err)
